@@ -1,0 +1,1 @@
+"""Architectures, freezing, training, evaluation and checkpoints of image classifiers."""

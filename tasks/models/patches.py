@@ -1,0 +1,57 @@
+"""Patch-randomised training: random patches of random size, place and content are pasted on images, label kept.
+
+A network trained so learns that no small pattern decides a label. Measured effect: docs/patch_control.md.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def patch_randomise(x: Tensor, *, probability: float, max_fraction: float, generator: torch.Generator) -> Tensor:
+    """Paste one random square on a share of the images.
+
+    Args:
+        x: images in [0, 1], shape (n, channels, side, side); not changed.
+        probability: share of images that get a patch.
+        max_fraction: largest side of a patch as a fraction of the image's side.
+        generator: source of all randomness.
+    """
+    n, _, side, _ = x.shape
+    largest = max(2, round(max_fraction * side))
+
+    def draw(low: float, high: float) -> Tensor:
+        return torch.rand(n, 1, 1, 1, generator=generator) * (high - low) + low
+
+    size = torch.randint(2, largest + 1, (n, 1, 1, 1), generator=generator)
+    # Borders and corners are drawn more often than their area: uniform over a wider range, then clamped inside.
+    room = (side - size).float()
+    top = (draw(-0.25, 1.25).clamp(0, 1) * room).round()
+    left = (draw(-0.25, 1.25).clamp(0, 1) * room).round()
+    line = torch.arange(side)
+    rows = (line >= top) & (line < top + size)  # broadcasts to (n, 1, 1, side)
+    columns = (line >= left) & (line < left + size)
+    mask = rows.transpose(2, 3) & columns & (draw(0, 1) < probability)
+    return torch.where(mask, _contents(x, generator), x)
+
+
+def _contents(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Full-size images to cut patches from: flat, noise at three grains, or another image of the batch."""
+    n, channels, side, _ = x.shape
+    flat = torch.rand(n, channels, 1, 1, generator=generator)
+    flat = torch.where(torch.rand(n, 1, 1, 1, generator=generator) < 0.5, flat.round(), flat).expand_as(x)
+    grains = [_noise(n, channels, side, grain, generator) for grain in (1, 2, 4)]
+    other = x[torch.randperm(n, generator=generator)].flip(3)
+    sources = torch.stack([flat, flat, *grains, other])
+    kind = torch.randint(0, len(sources), (n,), generator=generator)
+    return sources[kind, torch.arange(n)]
+
+
+def _noise(n: int, channels: int, side: int, grain: int, generator: torch.Generator) -> Tensor:
+    """Binary or uniform noise in squares of `grain` pixels."""
+    cells = -(-side // grain)
+    noise = torch.rand(n, channels, cells, cells, generator=generator)
+    noise = torch.where(torch.rand(n, 1, 1, 1, generator=generator) < 0.5, noise.round(), noise)
+    return F.interpolate(noise, scale_factor=grain, mode="nearest")[:, :, :side, :side]

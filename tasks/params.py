@@ -1,0 +1,258 @@
+"""`params.yaml`, one frozen strict model a section. An unknown or ill-typed key is one clear line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tasks.errors import GatehouseError
+
+PARAMS_FILE = Path("params.yaml")
+Level = Literal["low", "moderate", "high"]
+FreezePolicy = Literal["all", "last", "none"] | int
+Fraction = float
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, value: Any) -> Any:
+        """YAML knows lists only; the frozen records hold tuples."""
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Run(Section):
+    seed: int = Field(ge=0)
+    threads: int = Field(ge=1, le=256)
+
+
+class Risk(Section):
+    """The study's questions, section 4.2. `thresholds` overrides single thresholds, as `gate.check: value`."""
+
+    a1_impact_normal: Level
+    a2_impact_adversarial: Level
+    b1_training_data_trusted: bool
+    b2_training_images: Literal["few", "some", "many"]
+    b3_teacher_trusted: bool
+    b4_teachers_available: Literal["one", "few", "many"]
+    b5_compute: Literal["cpu", "gpu", "cluster"]
+    b6_known_benign_samples: bool
+    b7_tools_trusted: bool
+    c1_input: Literal["digital", "physical"]
+    c2_cheap_queries: bool
+    c3_frequent_queries: bool
+    c4_internals_exposed: bool
+    data_about_people: bool
+    thresholds: dict[str, float]
+
+
+class Task(Section):
+    """One task's images: a folder of class folders below `data.root`, or a MedMNIST flag."""
+
+    path: str
+    images: int = Field(ge=0)  # phantom: how many to draw; otherwise: at most so many, 0 for all
+
+
+class Data(Section):
+    source: Literal["phantom", "folder", "medmnist"]
+    root: str
+    image_size: int = Field(ge=16, le=512)
+    channels: Literal[1, 3]
+    teacher_task: Task
+    student_task: Task
+    val_fraction: float = Field(gt=0, lt=0.5)
+    test_fraction: float = Field(gt=0, lt=0.5)
+    near_duplicate_bits: int = Field(ge=0, le=16)
+    border_fraction: float = Field(gt=0, lt=0.25)
+    corner_fraction: float = Field(gt=0, lt=0.5)
+    remedy: Literal["none", "crop", "mask_corners"]
+    declared_source: str
+
+
+class Provider(Section):
+    """A party that offers a teacher. `conduct` is what this one does; a real provider does not tell."""
+
+    conduct: Literal["honest", "backdoored", "pickled"]
+    trigger_fraction: float = Field(default=0.09, gt=0, lt=0.5)
+    poison_rate: float = Field(default=0.1, gt=0, lt=1)
+
+
+class Providers(Section):
+    """Demonstration only: teachers that we train ourselves in the role of outside providers."""
+
+    architecture: Literal["simple_cnn", "resnet18"]
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    batch_size: int = Field(ge=2)
+    offers: dict[str, Provider]
+
+
+class Teacher(Section):
+    cards: tuple[str, ...]
+    trusted_keys: tuple[str, ...]
+    waive: tuple[str, ...]  # names of provenance checks whose failure the user accepts
+    licences_accepted: tuple[str, ...]
+    min_accuracy: float = Field(ge=0, le=1)
+
+
+class Drill(Section):
+    canaries: int = Field(ge=1)
+    clean_references: int = Field(ge=1)
+    trigger_fraction: float = Field(gt=0, lt=0.5)
+    poison_rate: float = Field(gt=0, lt=1)
+    teacher_epochs: int = Field(ge=1)
+    student_epochs: int = Field(ge=1)
+    student_images: int = Field(ge=0)  # at most so many student images per canary, 0 for all
+    policies: tuple[FreezePolicy, ...]
+    accuracy_tolerance: float = Field(ge=0, le=1)  # how much accuracy a safer freeze policy may cost
+
+
+class Training(Section):
+    """How a network is trained. `backbone_scale` multiplies the rate of features that were pretrained."""
+
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    backbone_scale: float = Field(gt=0, le=1)
+    weight_decay: float = Field(ge=0)
+    batch_size: int = Field(ge=2)
+    patience: int = Field(ge=1)
+    class_weights: bool
+    patch_probability: float = Field(ge=0, le=1)  # patch-randomised training; 0 is off
+    patch_max_fraction: float = Field(gt=0, le=0.5)
+    bfloat16: bool
+
+
+class Student(Training):
+    freeze: Literal["drill"] | FreezePolicy  # `drill`: as the drill measured; otherwise fixed by hand
+
+
+class Backdoor(Section):
+    patch_fraction: float = Field(gt=0, lt=0.5)  # side of the largest patch searched, as a fraction of the image's
+    search_images: int = Field(ge=8)
+    search_steps: int = Field(ge=1)
+    restarts: int = Field(ge=1)
+    strip_blends: int = Field(ge=2)
+    strip_false_refusals: float = Field(gt=0, lt=0.5)
+    mitigation: Literal["none", "fine_pruning"]
+    pruning_ratio: float = Field(ge=0, lt=1)
+    pruning_epochs: int = Field(ge=1)
+    pruning_learning_rate: float = Field(gt=0)
+
+
+class Adversarial(Section):
+    budgets: tuple[float, ...]  # L-infinity, in pixel units of [0, 1]
+    steps: int = Field(ge=1)
+    images: int = Field(ge=8)
+
+    @field_validator("budgets")
+    @classmethod
+    def _in_range(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or any(not 0 < b <= 1 for b in value) or list(value) != sorted(set(value)):
+            raise ValueError("budgets must be rising numbers in (0, 1], in pixel units of [0, 1]")
+        return value
+
+
+class Privacy(Section):
+    target_epsilon: float = Field(gt=0)
+    target_delta: float = Field(ge=0, lt=1)  # 0: one over the number of training records, divided by ten
+    max_grad_norm: float = Field(gt=0)
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    batch_size: int = Field(ge=2)
+    references: int = Field(ge=2)  # reference heads of the likelihood-ratio attack
+    attack_images: int = Field(ge=20)
+
+
+class Promotion(Section):
+    model_name: str
+    signing_key: str  # a private EC key in PEM; made once when it is missing
+    accuracy_margin: float = Field(ge=0, le=1)  # how much worse than the champion is still "no worse"
+
+
+class Serving(Section):
+    host: str
+    port: int = Field(ge=1, le=65535)
+    max_request_bytes: int = Field(ge=1024)
+    log: str
+
+
+class Monitoring(Section):
+    reference_images: int = Field(ge=20)
+    drift_share: float = Field(gt=0, le=1)
+    cron: str
+
+
+class Params(Section):
+    run: Run
+    risk: Risk
+    data: Data
+    providers: Providers
+    teacher: Teacher
+    drill: Drill
+    student: Student
+    backdoor: Backdoor
+    adversarial: Adversarial
+    privacy: Privacy
+    promotion: Promotion
+    serving: Serving
+    monitoring: Monitoring
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check params.yaml; raises GatehouseError naming file, key, value and what is allowed."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GatehouseError(f"{path} does not exist here; run from the project's root folder.") from None
+    except yaml.YAMLError as error:
+        raise GatehouseError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise GatehouseError(f"{path} must hold sections (risk, data, …), but holds {type(content).__name__}.")
+    return parse_params(content, source=str(path))
+
+
+def parse_params(content: dict[str, Any], source: str) -> Params:
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise GatehouseError(f"{source}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    errors = error.errors()
+    key = _key(errors[0])
+    # A union (a freeze policy) reports one problem for each member that the value is not: one key, one sentence.
+    same = [e for e in errors if _key(e) == key]
+    rest = len({_key(e) for e in errors}) - 1
+    more = f" ({rest} more key(s) are wrong too)" if rest else ""
+    first = same[0]
+    if first["type"] == "extra_forbidden":
+        owner = _section_at(first["loc"][:-1])
+        allowed = f"; allowed here: {', '.join(owner)}" if owner else ""
+        return f"key {key} = {first['input']!r} is unknown{allowed}{more}."
+    if first["type"] == "missing":
+        return f"key {key} is missing{more}."
+    reasons = " or ".join(e["msg"].removeprefix("Value error, ") for e in same)
+    return f"key {key} = {first['input']!r} is not allowed: {reasons}{more}."
+
+
+def _key(error: Any) -> str:
+    """The key as the file shows it; members of a union add their own name to the location."""
+    return ".".join(str(p) for p in error["loc"] if not re.match(r"(literal|constrained)\[|int$|str$|float$", str(p)))
+
+
+def _section_at(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Names of the keys that a section at this location knows; empty where the location is no section."""
+    model: Any = Params
+    for part in loc:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        if field is None:
+            return ()
+        model = field.annotation
+    return tuple(model.model_fields) if hasattr(model, "model_fields") else ()
