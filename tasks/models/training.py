@@ -24,7 +24,6 @@ from tasks.params import FreezePolicy, Training
 
 Images = np.ndarray  # uint8 (n, channels, side, side)
 Labels = np.ndarray  # int64 (n,)
-Poison = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 Progress = Callable[["Epoch"], None]
 
 
@@ -49,7 +48,6 @@ def fit(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
-    poison: Poison | None = None,
 ) -> list[Epoch]:
     """Train in place and leave the model in evaluation mode with the weights of its best validation loss.
 
@@ -60,7 +58,6 @@ def fit(
 
     Args:
         train, val: uint8 images, shape (n, channels, side, side), and int64 labels, shape (n,).
-        poison: maps a batch (images, labels, generator) to a poisoned one; used by attacks and drills.
 
     Raises:
         GatehouseError: a split is empty, or the loss is not finite.
@@ -76,13 +73,13 @@ def fit(
         resume.restore(state, model, optimiser)
         best, history = state.best, [Epoch(**e) for e in state.history]
 
-    cached = _frozen_features(model, train[0], frozen, training, poison)
+    cached = _frozen_features(model, train[0], frozen, training)
     weights = class_weights(train[1], model.head.out_features) if training.class_weights else None
     for epoch in range(len(history), training.epochs):
         if history and epoch - _best_epoch(history) > training.patience:
             break
         started = time.perf_counter()
-        loss = _epoch(model, optimiser, train, training, epoch, seed, frozen, cached, weights, poison)
+        loss = _epoch(model, optimiser, train, training, epoch, seed, frozen, cached, weights)
         val_loss, val_accuracy = _validate(model, val)
         rate = len(train[1]) / (time.perf_counter() - started)
         history.append(Epoch(epoch, loss, val_loss, val_accuracy, round(rate, 1)))
@@ -106,7 +103,6 @@ def _epoch(
     frozen: int,
     cached: Tensor | None,
     weights: Tensor | None,
-    poison: Poison | None,
 ) -> float:
     images, labels = train
     # One generator an epoch: what an epoch draws does not depend on whether the run was interrupted before it.
@@ -122,8 +118,6 @@ def _epoch(
             x, first = cached[batch], frozen
         else:
             x, first = as_float(images[batch.numpy()]), 0
-            if poison:
-                x, y = poison(x, y, generator)
             if training.patch_probability:
                 x = patch_randomise(
                     x,
@@ -151,11 +145,9 @@ def _epoch(
     return total / max(seen, 1)
 
 
-def _frozen_features(
-    model: Classifier, images: Images, frozen: int, training: Training, poison: Poison | None
-) -> Tensor | None:
+def _frozen_features(model: Classifier, images: Images, frozen: int, training: Training) -> Tensor | None:
     """Activations after the frozen blocks for every training image, or None where images change from epoch to epoch."""
-    if frozen == 0 or training.patch_probability or poison:
+    if frozen == 0 or training.patch_probability:
         return None
     with torch.no_grad():
         parts = [model.run_blocks(as_float(images[i : i + 256]), 0, frozen) for i in range(0, len(images), 256)]

@@ -1,0 +1,1 @@
+"""Backdoors: attacks to drill with, what is measured of them, detectors, and mitigation."""

@@ -1,0 +1,1 @@
+"""Attacks, each from a clean data set or model to a poisoned one."""

@@ -1,0 +1,51 @@
+"""A trigger: a small pattern at a place, pasted on an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """`pattern` in [0, 1], shape (channels, height, width), pasted with its upper left pixel at (top, left).
+
+    `alpha` is the pattern's opacity in (0, 1]: 1 replaces the pixels, less blends with them.
+    """
+
+    pattern: Tensor
+    top: int
+    left: int
+    alpha: float = 1.0
+
+    def apply(self, x: Tensor) -> Tensor:
+        """A copy of float images (n, channels, side, side) in [0, 1] with the trigger on each."""
+        _, height, width = self.pattern.shape
+        area = (..., slice(self.top, self.top + height), slice(self.left, self.left + width))
+        out = x.clone()
+        out[area] = (1 - self.alpha) * out[area] + self.alpha * self.pattern.to(x)
+        return out
+
+    def apply_uint8(self, images: np.ndarray) -> np.ndarray:
+        """The same on uint8 images, rounded."""
+        x = self.apply(torch.from_numpy(images).float() / 255)
+        return (x * 255).round().to(torch.uint8).numpy()
+
+
+def square(*, side: int, channels: int, image_size: int, corner: Corner = "top_left", value: float = 1.0) -> Trigger:
+    """A uniform square in a corner; white at the upper left is the study's BadNets trigger (section 2.2.1)."""
+    far = image_size - side
+    top = far if corner.startswith("bottom") else 0
+    left = far if corner.endswith("right") else 0
+    return Trigger(torch.full((channels, side, side), value), top, left)
+
+
+def pixels(fraction: float, image_size: int) -> int:
+    """Side in pixels of a square that takes this fraction of the image's side; at least 2."""
+    return max(2, round(fraction * image_size))
