@@ -1,0 +1,155 @@
+"""The model registry: versions without pickle, and who is champion. The only place that knows MLflow's registry.
+
+A version's files are the candidate's weights, its record and its evidence. MLflow loads it through `_load_pyfunc`
+below, which verifies the evidence first: there is no second, unsigned copy of the weights.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import numpy as np
+
+from flows.tracking import connect
+from tasks.errors import GatehouseError
+from tasks.models.checkpoints import RECORD, WEIGHTS
+from tasks.params import load_params
+from tasks.promotion.evidence import EVIDENCE_FOLDER, load_proven, verify
+from tasks.promotion.keys import public_key_path, read_public_key
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+DIGEST_TAG = "gatehouse.sha256"
+DATA = "data/model"  # where a version's own files lie among what MLflow adds
+DOWNLOADS = Path(".gatehouse/registry")
+
+
+def champion_folder(model_name: str) -> tuple[Path, str]:
+    """Folder (model.safetensors, model.json, evidence/) and version behind the alias `champion`.
+
+    The alias proves nothing: whoever uses the folder verifies it with `tasks.promotion.evidence`.
+
+    Raises:
+        GatehouseError: nothing has the alias, or its files are gone.
+    """
+    version = _alias(model_name, CHAMPION)
+    if version is None:
+        raise GatehouseError(f"Model {model_name!r} has no champion; `make run` promotes one if its gates pass.")
+    return version_folder(model_name, version), version
+
+
+def version_folder(model_name: str, version: str) -> Path:
+    """Where this version's files are; those on a remote server are fetched to .gatehouse/registry first."""
+    import mlflow
+
+    uri = _client().get_model_version_download_uri(model_name, version)
+    parsed = urlparse(uri)
+    if parsed.scheme in ("", "file"):
+        folder = Path(url2pathname(parsed.path))
+    else:
+        target = DOWNLOADS / model_name / version
+        target.mkdir(parents=True, exist_ok=True)
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target)))
+    if not (folder / DATA).is_dir():
+        raise GatehouseError(f"The files of {model_name!r} version {version} are gone ({folder}); promote again.")
+    return folder / DATA
+
+
+def champion_standing(model_name: str, sha256: str) -> str:
+    """Empty if the alias `champion` stands on a version with these weights and its evidence verifies; else why not."""
+    key = read_public_key(public_key_path(load_params().promotion.signing_key))
+    again = "run `.venv/bin/python -m flows.promotion` to have it decided again"
+    try:
+        folder, version = champion_folder(model_name)
+        proven = verify(folder, public_key=key)
+    except GatehouseError as error:
+        return f"The promoted model is no longer champion: {str(error).rstrip('.')}; {again}."
+    if proven.sha256 != sha256:
+        return (
+            f"The alias champion stands on version {version} with weights {proven.sha256[:12]}, not on the promoted "
+            f"{sha256[:12]}: someone moved it; {again}."
+        )
+    return ""
+
+
+def versions_of(model_name: str, sha256: str) -> list[str]:
+    """Versions that claim these weights (a tag, which proves nothing), newest first."""
+    found = _client().search_model_versions(f"name = '{model_name}'")
+    versions = [str(v.version) for v in found if v.tags.get(DIGEST_TAG) == sha256]
+    return sorted(versions, key=int, reverse=True)
+
+
+def register(model_name: str, model_folder: Path, evidence: Path, *, sha256: str, tags: dict[str, str]) -> str:
+    """Register weights, record and evidence as a new version under the alias `challenger`; returns the version."""
+    connect()
+    import mlflow
+
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / Path(DATA).name
+        shutil.copytree(evidence, folder / EVIDENCE_FOLDER)
+        for name in (WEIGHTS, RECORD):
+            shutil.copyfile(model_folder / name, folder / name)
+        info = mlflow.pyfunc.log_model(
+            name="candidate",
+            loader_module=__name__,
+            data_path=str(folder),
+            pip_requirements=["gatehouse"],
+            registered_model_name=model_name,
+            await_registration_for=0,
+        )
+    version = str(info.registered_model_version)
+    client = _client()
+    for key, value in {DIGEST_TAG: sha256, **tags}.items():
+        client.set_model_version_tag(model_name, version, key, value)
+    client.set_registered_model_alias(model_name, CHALLENGER, version)
+    return version
+
+
+def crown(model_name: str, version: str) -> None:
+    """Set the alias `champion`."""
+    _client().set_registered_model_alias(model_name, CHAMPION, version)
+
+
+def _alias(model_name: str, alias: str) -> str | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(_client().get_model_version_by_alias(model_name, alias).version)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise GatehouseError(f"MLflow does not answer ({error.message}); check MLFLOW_TRACKING_URI.") from error
+
+
+def _client() -> Any:
+    connect()
+    import mlflow
+
+    return mlflow.MlflowClient()
+
+
+class _Verified:
+    """MLflow's view of a version: softmax scores of images in [0, 1]."""
+
+    def __init__(self, folder: Path) -> None:
+        key = os.environ.get("GATEHOUSE_PUBLIC_KEY") or public_key_path(load_params().promotion.signing_key)
+        self.model, self.proven = load_proven(folder, public_key=read_public_key(Path(key)))
+
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> np.ndarray:  # noqa: ARG002  MLflow's signature
+        """Images (n, channels, side, side) in [0, 1] to scores (n, classes)."""
+        import torch
+
+        from tasks.models.inference import probabilities
+
+        return probabilities(self.model, torch.from_numpy(np.asarray(data, np.float32))).numpy()
+
+
+def _load_pyfunc(path: str) -> _Verified:
+    """MLflow's entry point for `mlflow.pyfunc.load_model`; an unproven version is not loaded."""
+    return _Verified(Path(path))
