@@ -33,6 +33,7 @@ class Context:
     console: Console
     run_id: str  # of the stage's MLflow run
     last_progress: float = 0.0
+    artifact_id: UUID | None = None
 
     def say(self, text: str) -> None:
         self.console.print(f"[bold]{self.name}[/bold]  {text}", highlight=False, soft_wrap=True)
@@ -45,6 +46,17 @@ class Context:
         self.last_progress = now
         bar = "█" * round(20 * done / max(total, 1))
         self.say(f"{bar:<20} {done}/{total} {text}")
+        if os.environ.get("PREFECT_API_URL"):
+            self._progress_artifact(100 * done / max(total, 1), text)
+
+    def _progress_artifact(self, percent: float, text: str) -> None:
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+        if self.artifact_id is None:
+            key = self.name.replace("@", "-").replace("_", "-")
+            self.artifact_id = create_progress_artifact(progress=percent, key=key, description=text)
+        else:
+            update_progress_artifact(self.artifact_id, progress=percent, description=text)
 
     def metrics(self, values: dict[str, float | None]) -> None:
         """Record figures in the stage's MLflow run; `None` (not measured) is left out."""

@@ -40,3 +40,16 @@ def stage_run(name: str, parent: str | None) -> Iterator[str]:
         own = sections.get(name.split("@")[0], {})
         mlflow.log_params({f"{name.split('@')[0]}.{k}": str(v)[:500] for k, v in own.items()})
         yield run.info.run_id
+
+
+@contextmanager
+def lifecycle_run(*, needed: bool) -> Iterator[str]:
+    """The run above the stages' runs; yields its id, or "" where every stage is up to date and none is needed."""
+    if not needed:
+        yield ""
+        return
+    connect()
+    import mlflow
+
+    with mlflow.start_run(run_name="lifecycle", tags={"gatehouse.stage": "lifecycle"}) as run:
+        yield run.info.run_id

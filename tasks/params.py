@@ -179,17 +179,26 @@ class Serving(Section):
     host: str
     port: int = Field(ge=1, le=65535)
     max_request_bytes: int = Field(ge=1024)
+    max_images: int = Field(ge=1, le=4096)  # in one request
     log: str
+    log_rows: int = Field(ge=1)  # requests, and images, that the log keeps at most; the oldest go first
+    log_days: float = Field(gt=0)  # older entries of the log go too
 
 
 class Monitoring(Section):
     reference_images: int = Field(ge=20)
     drift_share: float = Field(gt=0, le=1)
+    window_hours: float = Field(gt=0)  # how far back requests are looked at
+    cron: str
+
+
+class Lifecycle(Section):
     cron: str
 
 
 class Params(Section):
     run: Run
+    lifecycle: Lifecycle
     risk: Risk
     data: Data
     providers: Providers

@@ -1,0 +1,50 @@
+# Gatehouse. `make` alone lists what there is.
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-all lint ui serve monitor schedule clean
+
+PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PROFILE ?= default
+export GIT_PYTHON_REFRESH := quiet
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  make run PROFILE=chest_xray DATA=FOLDER runs on your own images; profiles: default $(basename $(notdir $(wildcard profiles/*.yaml)))"
+
+install: $(INSTALLED)  ## make .venv and install (the other commands do it when needed)
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"Gatehouse needs Python 3.11, but $(PYTHON) is {v[0]}.{v[1]}; install 3.11 or run make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing (two to four minutes the first time) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+run: $(INSTALLED)  ## the whole lifecycle: data, teacher, student, gates, promotion, dossier
+	@$(BIN)/python -m flows.lifecycle --profile '$(PROFILE)' --data '$(DATA)'
+
+test: $(INSTALLED)  ## the tests that take minutes at most
+	@$(BIN)/python -m pytest -m 'not end_to_end'
+
+test-all: $(INSTALLED)  ## every test, the end-to-end run among them
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## linter, formatter's check, type checker
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
+
+ui: $(INSTALLED)  ## Prefect's and MLflow's pages on loopback, until Ctrl-C
+	@$(BIN)/python -m flows.ui
+
+serve: $(INSTALLED)  ## serve the champion on loopback, if its evidence verifies
+	@$(BIN)/python -m flows.serving
+
+monitor: $(INSTALLED)  ## look at what the served model was asked: reports/monitoring.html
+	@$(BIN)/python -m flows.monitoring
+
+schedule: $(INSTALLED)  ## serve lifecycle and monitoring on their schedules, until Ctrl-C
+	@$(BIN)/python -m flows.schedule
+
+clean:  ## delete everything that runs made (data, models, reports, registry, caches, keys), not .venv
+	@rm -rf .gatehouse .dvc/cache .dvc/tmp dvc.lock data/teacher_task data/student_task models reports/* mlflow.db* mlartifacts
+	@git checkout --quiet -- reports 2>/dev/null || true
