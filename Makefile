@@ -24,11 +24,11 @@ $(INSTALLED): pyproject.toml
 run: $(INSTALLED)  ## the whole lifecycle: data, teacher, student, gates, promotion, dossier
 	@$(BIN)/python -m flows.lifecycle --profile '$(PROFILE)' --data '$(DATA)'
 
-test: $(INSTALLED)  ## the tests that take minutes at most
-	@$(BIN)/python -m pytest -m 'not end_to_end'
+test: $(INSTALLED)  ## the tests, with coverage of tasks/ (minutes)
+	@$(BIN)/python -m pytest -m 'not end_to_end' -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-test-all: $(INSTALLED)  ## every test, the end-to-end run among them
-	@$(BIN)/python -m pytest
+test-all: test  ## the tests, then whole runs on the embedded default (a quarter of an hour)
+	@$(BIN)/python -m pytest -m end_to_end
 
 lint: $(INSTALLED)  ## linter, formatter's check, type checker
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy

@@ -188,8 +188,10 @@ def main(argv: list[str] | None = None) -> int:
 
             # Results stay in memory: DVC decides what is skipped, Prefect caches nothing.
             lifecycle = flow(run_lifecycle, name="lifecycle", persist_result=False, validate_parameters=False)
-            result = lifecycle(arguments.profile, arguments.data or None)
-            _flush_logs()
+            try:
+                result = lifecycle(arguments.profile, arguments.data or None)
+            finally:
+                _flush_logs()
     except GatehouseError as error:
         CONSOLE.print(f"[bold red]{error}", highlight=False, soft_wrap=True)
         return 1
@@ -202,9 +204,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _flush_logs() -> None:
     """Send what Prefect still holds of its logs while there is a server to take it."""
-    from prefect.logging.handlers import APILogHandler
+    from prefect.logging.handlers import APILogWorker
 
-    APILogHandler.flush()
+    APILogWorker.drain_all(timeout=5)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

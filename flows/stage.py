@@ -7,6 +7,7 @@ of the lifecycle's task that started it; without, it runs just the same and only
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import sys
 import time
@@ -153,4 +154,11 @@ def trace_reads(name: str) -> None:
             log.write(f"{args[0]}\n")
             log.flush()
 
+    def modules() -> None:
+        """Code that was imported before the hook was there."""
+        log.writelines(
+            f"{module.__file__}\n" for module in list(sys.modules.values()) if getattr(module, "__file__", "")
+        )
+
     sys.addaudithook(hook)
+    atexit.register(modules)
