@@ -1,0 +1,1 @@
+"""Watching what is deployed: request statistics, input drift, findings."""

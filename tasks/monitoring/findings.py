@@ -1,0 +1,153 @@
+"""What the figures mean and what to do about it. A finding has a severity, a reason and a next step."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tasks.gate import Frozen
+from tasks.monitoring.drift import MIN_IMAGES, Drift
+from tasks.monitoring.requests import RequestStatistics
+
+Severity = Literal["critical", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
+REFUSED_SHARE = 0.2  # from here on refusals are more than clients' slips
+REFUSED_REQUESTS = 20  # fewer requests say nothing about a share
+
+
+class Finding(Frozen):
+    severity: Severity
+    about: str
+    reason: str
+    next_step: str
+
+
+class Standing(Frozen):
+    """What is known of the champion at this moment. `problem` is empty where its evidence verifies."""
+
+    name: str
+    version: str = ""
+    sha256: str = ""
+    exists: bool
+    problem: str = ""
+    policy_in_force: bool = True  # the signed policy is the one in reports/policy.json
+    reference_is_training_data: bool = True  # data/student_task is what model.json names as parent
+
+
+def findings(
+    standing: Standing,
+    requests: RequestStatistics,
+    drift: Drift | None,
+    *,
+    dropped: int,
+    infrequent: bool,
+    frequent_images_per_hour: int,
+) -> tuple[Finding, ...]:
+    """Everything worth saying, most severe first.
+
+    Args:
+        drift: None where there is no reference to measure it against.
+        dropped: requests that the log could not keep.
+        infrequent: the answer to question C.3 was that queries are not frequent.
+    """
+    found = [*_champion(standing), *_requests(requests, dropped), *_drift(drift)]
+    if infrequent:
+        found += _frequency(requests, frequent_images_per_hour)
+    return tuple(sorted(found, key=lambda f: SEVERITIES.index(f.severity)))
+
+
+def _champion(standing: Standing) -> list[Finding]:
+    def say(severity: Severity, reason: str, next_step: str) -> Finding:
+        return Finding(severity=severity, about="champion", reason=reason, next_step=next_step)
+
+    if not standing.exists:
+        return [say("warning", standing.problem, "Run `make run`; see reports/promotion.json if it was refused.")]
+    if standing.problem:
+        return [
+            say(
+                "critical",
+                f"Version {standing.version} is champion, but its evidence does not verify: {standing.problem}",
+                "Stop the service, find out who moved the alias or changed the files, and set the alias to a proven "
+                "version.",
+            )
+        ]
+    found = []
+    if not standing.policy_in_force:
+        text = "The champion was promoted under another policy than the one in force."
+        found.append(say("warning", text, "Run `make run`: the gates judge again under the policy in force."))
+    if not standing.reference_is_training_data:
+        text = "data/student_task is not what the champion was trained on, so drift is measured against other data."
+        found.append(say("warning", text, "Run `make run`, or restore the champion's data with `dvc checkout`."))
+    return found
+
+
+def _requests(requests: RequestStatistics, dropped: int) -> list[Finding]:
+    found = []
+    if requests.requests == 0:
+        found.append(
+            Finding(
+                severity="info",
+                about="requests",
+                reason=f"No request in the last {requests.window_hours:g} hours.",
+                next_step="Nothing, if none was expected; otherwise see whether `make serve` runs.",
+            )
+        )
+    if requests.requests >= REFUSED_REQUESTS and requests.refused / requests.requests >= REFUSED_SHARE:
+        kinds = ", ".join(f"{k} {v}" for k, v in requests.refusals.items())
+        found.append(
+            Finding(
+                severity="warning",
+                about="requests",
+                reason=f"{requests.refused} of {requests.requests} requests were refused ({kinds}).",
+                next_step="Look at the accounts below: a client may be broken, or somebody probes the service.",
+            )
+        )
+    if dropped:
+        found.append(
+            Finding(
+                severity="warning",
+                about="request log",
+                reason=f"{dropped} requests were answered but could not be logged.",
+                next_step="Look at the service's output for the reason (a full disk, a locked file).",
+            )
+        )
+    return found
+
+
+def _frequency(requests: RequestStatistics, limit: int) -> list[Finding]:
+    return [
+        Finding(
+            severity="warning",
+            about="requests",
+            reason=f"Account {a.account} sent {a.images_in_busiest_hour} images within an hour, but the answer to "
+            "question C.3 is that queries are not frequent.",
+            next_step="Ask the account why; if this is normal, set risk.c3_frequent_queries to true, and the policy "
+            "will reveal less (4.2, C.3).",
+        )
+        for a in requests.accounts
+        if a.images_in_busiest_hour >= limit
+    ]
+
+
+def _drift(drift: Drift | None) -> list[Finding]:
+    def say(severity: Severity, reason: str, next_step: str) -> list[Finding]:
+        return [Finding(severity=severity, about="drift", reason=reason, next_step=next_step)]
+
+    if drift is None:
+        return say(
+            "info", "There is no training reference (data/student_task) to measure drift against.", "Run `make run`."
+        )
+    if not drift.decided:
+        text = f"{drift.n_current} images are too few to tell drift; {MIN_IMAGES} are needed."
+        return say("info", text, "Wait for more requests, or raise monitoring.window_hours.")
+    names = [s.name for s in drift.statistics if s.drifted]
+    listed = f"{len(names)} of {len(drift.statistics)} statistics moved ({', '.join(names)})"
+    if drift.drifted:
+        return say(
+            "warning",
+            f"The input drifted: {listed} over {drift.n_current} images.",
+            "Look at the figures, find the cause (another device, another population, an attack), and have a sample "
+            "labelled; train again on data like it if accuracy suffered.",
+        )
+    if names:
+        return say("info", f"{listed}, which monitoring.drift_share allows.", "Watch the next reports.")
+    return []

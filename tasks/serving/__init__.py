@@ -1,0 +1,1 @@
+"""Answering requests with a proven champion: protocol, guards on the input, disclosure, request log."""

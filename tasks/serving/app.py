@@ -1,0 +1,206 @@
+"""The HTTP service: MLflow's scoring protocol over one proven champion."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+import numpy as np
+from anyio import CapacityLimiter
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from tasks.serving import protocol
+from tasks.serving.champion import Answer, Champion, answer
+from tasks.serving.errors import BAD_REQUEST, RequestError
+from tasks.serving.images import Prepare, decode
+from tasks.serving.log import Entry, ImageEntry, RequestLog
+from tasks.serving.protocol import Shape
+from tasks.serving.statistics import digests, image_statistics
+
+CODES = {404: "ENDPOINT_NOT_FOUND"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may cost."""
+
+    max_request_bytes: int
+    max_images: int
+    body_seconds: float = 30.0  # for the whole body: a client that trickles is let go
+    scoring_threads: int = 1  # requests scored at once; the model itself may use several threads
+
+
+@dataclass(frozen=True)
+class Service:
+    champion: Champion
+    prepare: Prepare
+    limits: Limits
+    log: RequestLog
+
+    @property
+    def shape(self) -> Shape:
+        spec = self.champion.spec
+        return Shape(spec.channels, spec.image_size, self.limits.max_images)
+
+
+def create_app(service: Service, *, versions: dict[str, str]) -> FastAPI:
+    """The application. `versions` (package → version) is what GET /version says beside the model's own."""
+    champion = service.champion
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.limiter = CapacityLimiter(service.limits.scoring_threads)
+        yield
+
+    # The interactive pages load scripts from elsewhere; the document itself stays.
+    app = FastAPI(title="Gatehouse", version=champion.version, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.service = service
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
+    headers = {"X-Model-Version": champion.version, "X-Model-SHA256": champion.sha256}
+
+    @app.get("/ping")
+    @app.get("/health")
+    async def ping() -> Response:
+        """200 while the champion is loaded."""
+        return Response("\n", media_type="application/json")
+
+    @app.get("/version")
+    async def version() -> dict[str, Any]:
+        """Which model answers, what it takes, and what it reveals."""
+        return {
+            **versions,
+            "model": champion.name,
+            "model_version": champion.version,
+            "model_sha256": champion.sha256,
+            "classes": champion.spec.classes,
+            "input_shape": [-1, champion.spec.channels, champion.spec.image_size, champion.spec.image_size],
+            "output": champion.output,
+        }
+
+    @app.post("/invocations", openapi_extra=_document(service.shape))
+    async def invocations(request: Request) -> Response:
+        """Classify images."""
+        started = time.perf_counter()
+        images: tuple[ImageEntry, ...] = ()
+        try:
+            protocol.check_content_type(request.headers.get("content-type", ""))
+            body = await _read(request, service.limits)
+            score = partial(_score, service, body)
+            answers, images = await anyio.to_thread.run_sync(score, limiter=app.state.limiter)
+            response = JSONResponse({"predictions": [a.revealed for a in answers]}, headers=headers)
+            error = ""
+        except RequestError as refusal:
+            response, error = _refusal(refusal), refusal.code
+        service.log.put(
+            Entry(
+                time=time.time(),
+                account=request.client.host if request.client else "",
+                status=response.status_code,
+                error=error,
+                model=champion.sha256,
+                latency_ms=round((time.perf_counter() - started) * 1000, 3),
+                images=images,
+            )
+        )
+        return response
+
+    return app
+
+
+def _score(service: Service, body: bytes) -> tuple[list[Answer], tuple[ImageEntry, ...]]:
+    shape = service.shape
+    images = protocol.parse(body, shape, lambda files: decode(files, shape, service.prepare))
+    answers = answer(service.champion, images)
+    return answers, tuple(_entries(images, answers))
+
+
+def _entries(images: np.ndarray, answers: list[Answer]) -> list[ImageEntry]:
+    figures = np.round(image_statistics(images), 6).tolist()
+    return [
+        ImageEntry(digest, a.label, a.score, tuple(row))
+        for digest, a, row in zip(digests(images), answers, figures, strict=True)
+    ]
+
+
+async def _read(request: Request, limits: Limits) -> bytes:
+    """The body, refused as soon as it is too long, whether its length was announced or not."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > limits.max_request_bytes:
+        raise _too_long(limits)
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            parts = bytearray()
+            async for part in request.stream():
+                parts += part
+                if len(parts) > limits.max_request_bytes:
+                    raise _too_long(limits)
+            return bytes(parts)
+    except TimeoutError:
+        text = f"The body did not arrive within {limits.body_seconds:g} s."
+        raise RequestError(text, code=BAD_REQUEST, status=408) from None
+    except ClientDisconnect:
+        raise RequestError("The client went away before its body had arrived.", code=BAD_REQUEST) from None
+
+
+def _too_long(limits: Limits) -> RequestError:
+    return RequestError(
+        f"The body is longer than {limits.max_request_bytes} bytes (serving.max_request_bytes); send fewer images.",
+        code=BAD_REQUEST,
+        status=413,
+    )
+
+
+def _refusal(error: RequestError) -> JSONResponse:
+    # A body that was not read to its end must not be taken for the next request.
+    headers = {"Connection": "close"} if error.status in (408, 413) else None
+    return JSONResponse(error.body(), status_code=error.status, headers=headers)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    """Unknown paths and methods, in the protocol's form."""
+    assert isinstance(error, HTTPException)
+    message = "There is no such endpoint." if error.status_code == 404 else str(error.detail)
+    code = CODES.get(error.status_code, BAD_REQUEST)
+    return JSONResponse({"error_code": code, "message": message}, error.status_code, error.headers)
+
+
+async def _internal_error(_: Request, __: Exception) -> Response:
+    """A fault of ours: said in the protocol's form, without anything of the inside; the trace goes to the server."""
+    return JSONResponse({"error_code": "INTERNAL_ERROR", "message": "The service failed; its log says how."}, 500)
+
+
+def _document(shape: Shape) -> dict[str, Any]:
+    """The request body in the OpenAPI document."""
+    numbers: dict[str, Any] = {"type": "number", "minimum": 0, "maximum": 1}
+    for size in (shape.side, shape.side, shape.channels):
+        numbers = {"type": "array", "items": numbers, "minItems": size, "maxItems": size}
+    images = {"type": "array", "items": numbers, "minItems": 1, "maxItems": shape.max_images}
+    file = {"type": "string", "contentEncoding": "base64", "description": "a PNG or JPEG file"}
+    row = {"type": "object", "properties": {"image": file}, "required": ["image"], "additionalProperties": False}
+    table = {
+        "type": "object",
+        "properties": {
+            "columns": {"type": "array", "const": ["image"]},
+            "data": {"type": "array", "items": {"type": "array", "items": file, "minItems": 1, "maxItems": 1}},
+            "index": {"type": "array"},
+        },
+        "required": ["columns", "data"],
+    }
+    forms = {
+        "inputs": images,
+        "instances": images,
+        "dataframe_records": {"type": "array", "items": row, "minItems": 1, "maxItems": shape.max_images},
+        "dataframe_split": table,
+    }
+    schema = {"oneOf": [{"type": "object", "properties": {k: v}, "required": [k]} for k, v in forms.items()]}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
