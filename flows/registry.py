@@ -30,6 +30,10 @@ DATA = "data/model"  # where a version's own files lie among what MLflow adds
 DOWNLOADS = Path(".gatehouse/registry")
 
 
+def has_champion(model_name: str) -> bool:
+    return _alias(model_name, CHAMPION) is not None
+
+
 def champion_folder(model_name: str) -> tuple[Path, str]:
     """Folder (model.safetensors, model.json, evidence/) and version behind the alias `champion`.
 

@@ -7,41 +7,43 @@ NEXT_STEPS: dict[str, str] = {
     "data": "Read the data report, correct the source or quarantine the records, and run again (4.3.2: the student's "
     "data must come from a trusted source).",
     "data.unreadable_share": "Obtain the images again from their source: too many cannot be read to trust the rest.",
-    "data.shortcut_balanced_accuracy_gain": "Take the shortcut away: set data.remedy to crop or mask_corners (or "
+    "data.shortcut_balanced_accuracy_gain": "Take the shortcut away: set `data.remedy` to crop or mask_corners (or "
     "supply lung masks), or collect data from several sources, so that the border no longer tells the class (4.3.2).",
     "data.smallest_class_share_minimum": "Collect more images of the rarest class, or leave that class out.",
     "provenance": "Replace the teacher (4.3.1): take one whose provider, signature and training data can be verified.",
+    "provenance.teacher_accuracy": "Replace the teacher by one that does its own task better, or check that its "
+    "classes are the ones that your test images have.",
     "provenance.failed_checks": "Replace the teacher (4.3.1, first box of Figure 37); accept single failures by name "
-    "in teacher.waive only with a reason that you would sign.",
+    "in `teacher.waive` only with a reason that you would sign.",
     "backdoor": "As in Figure 37: replace the teacher; retrain more layers; mitigate; else train from scratch.",
-    "backdoor.trigger_control": "In the order of Figure 37: replace the teacher; retrain more layers (student.freeze: "
-    "all) with patch-randomised training on (student.patch_probability above 0); mitigate (backdoor.mitigation: "
-    "fine_pruning); if none helps, train from scratch on trusted data.",
-    "backdoor.patch_control": "Retrain more layers (student.freeze: all) with patch-randomised training on "
-    "(student.patch_probability above 0) and for more epochs; take a border shortcut in the data away (data.remedy); "
-    "filter inputs at run time as an extra step only (4.3.3).",
+    "backdoor.trigger_control": "In the order of Figure 37: replace the teacher; retrain more layers (`student.freeze: "
+    "all`) with patch-randomised training on (`student.patch_probability` above 0); mitigate (`backdoor.mitigation: "
+    "fine_pruning`); if none helps, train from scratch on trusted data.",
+    "backdoor.patch_control": "Retrain more layers (`student.freeze: all`) with patch-randomised training on "
+    "(`student.patch_probability` above 0) and for more epochs; take a border shortcut in the data away "
+    "(`data.remedy`); filter inputs at run time as an extra step only (4.3.3).",
     "backdoor.accuracy_minimum": "Retrain with more trainable layers, more epochs or more data; if mitigation cost the "
     "accuracy, replace the teacher instead of mitigating (4.3.3: blind mitigation costs accuracy).",
     "adversarial": "In the order of Figure 38: lower the similarity to the teacher by retraining more layers, keep the "
     "teacher's identity to yourself, limit queries, train adversarially.",
     "adversarial.mimicry_success": "Lower the similarity between student and teacher (Figure 38): retrain more "
-    "layers (student.freeze: all), choose a teacher that is not public, and do not disclose which one was used.",
+    "layers (`student.freeze: all`), choose a teacher that is not public, and do not disclose which one was used.",
     "adversarial.pgd_success": "Do not expose the model's internals (C.4), limit cheap and frequent queries (C.2, "
     "C.3), and train against adversarial inputs (Figure 38).",
     "privacy": "Regularise first (fewer epochs, more weight decay), then promote the private candidate (8.4.1).",
-    "privacy.membership_advantage": "Regularise first (fewer epochs, student.patience lower, student.weight_decay "
+    "privacy.membership_advantage": "Regularise first (fewer epochs, `student.patience` lower, `student.weight_decay` "
     "higher: 8.4.1 prefers the simpler means); if that is not enough, promote the candidate trained with differential "
-    "privacy at a lower privacy.target_epsilon.",
+    "privacy at a lower `privacy.target_epsilon`.",
     "privacy.tpr_at_1_fpr": "Find the records that stand out (rare classes, outliers) and add data like them; else "
     "promote the candidate trained with differential privacy (8.4.1: a proof is preferred over a measurement).",
-    "privacy.epsilon": "Lower privacy.target_epsilon, and collect more training records, which keeps accuracy.",
+    "privacy.epsilon": "Lower `privacy.target_epsilon`, and collect more training records, which keeps accuracy.",
     "champion.balanced_accuracy": "Keep the champion; retrain (more epochs, more data, another freeze policy), or "
-    "raise promotion.accuracy_margin if this loss is a price worth paying for what the new model brings.",
+    "raise `promotion.accuracy_margin` if this loss is a price worth paying for what the new model brings.",
 }
 
 DRILL = (
-    "The gate could not be trusted, so nothing was shown: plant more canaries (drill.canaries, "
-    "drill.clean_references), search longer (backdoor.search_steps, backdoor.restarts), and run again."
+    "The gate could not be trusted, so nothing was shown: plant more canaries (`drill.canaries`, "
+    "`drill.clean_references`), search longer (`backdoor.search_steps`, `backdoor.restarts`), and run again."
 )
 UNMEASURED = "The figure could not be measured: give the gate more images or fewer missing classes, and run it again."
 UNBOUND = "Run `make run`: the gate must judge the very files that are to be promoted, under the policy in force."

@@ -1,0 +1,41 @@
+"""The security dossier: one offline page on which a reviewer finds the verdict, the evidence, and what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tasks.files import write_text
+from tasks.promotion.decision import Decision
+from tasks.promotion.dossier.page import page
+from tasks.promotion.dossier.reports import Reports
+from tasks.promotion.dossier.words import prose
+from tasks.promotion.evidence import Predicate
+
+
+def write_dossier(
+    path: Path, *, root: Path, decision: Decision, predicate: Predicate, version: str | None, model_name: str
+) -> None:
+    """Write the page; what a stage has not reported is said to be missing.
+
+    Args:
+        root: folder that holds `reports/`.
+        decision, predicate: what was decided and signed.
+        version: of the registered model, None for a refusal.
+    """
+    write_text(path, render(Reports(root / "reports"), decision, predicate, version, model_name))
+
+
+def render(reports: Reports, decision: Decision, predicate: Predicate, version: str | None, model_name: str) -> str:
+    """The page as HTML that loads nothing: styles inline, figures as data URIs, no scripts."""
+    environment = Environment(
+        loader=PackageLoader("tasks.promotion.dossier", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["prose"] = prose
+    content = page(reports, decision, predicate, version, model_name)
+    return environment.get_template("dossier.html.j2").render(content)

@@ -1,0 +1,41 @@
+"""What a chapter is made of: text, points, headings, tables, figures. The template knows how each looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tasks.promotion.dossier.reports import Figure
+
+Block = dict[str, Any]
+
+
+def text(words: str) -> Block:
+    return {"kind": "text", "text": words}
+
+
+def heading(words: str) -> Block:
+    return {"kind": "heading", "text": words}
+
+
+def absent(words: str) -> Block:
+    """Says that something has not been reported."""
+    return {"kind": "absent", "text": words}
+
+
+def points(items: Sequence[str]) -> Block:
+    return {"kind": "points", "points": list(items)}
+
+
+def figures(pictures: list[Figure]) -> Block:
+    return {"kind": "figures", "figures": pictures}
+
+
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], *, numeric: Sequence[int] = ()) -> Block:
+    """A table whose first column names the row; cells are text, `chip(…)` or {"mono": …}."""
+    return {"kind": "table", "caption": caption, "head": list(head), "rows": list(rows), "numeric": list(numeric)}
+
+
+def chip(state: str, word: str) -> dict[str, str]:
+    """A verdict in a coloured pill; `state` is passed, failed, unsure or plain."""
+    return {"state": state, "text": word}

@@ -1,0 +1,98 @@
+"""Figures and names as a reviewer reads them."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from tasks.gate import Check
+
+QUESTIONS = {
+    "data": "Are the training data what they claim to be, and does anything but the anatomy tell the class?",
+    "provenance": "Who answers for the teacher, and is its file what it claims to be?",
+    "backdoor": "Can a small patch, planted by somebody or natural, steer the model's answer?",
+    "adversarial": "Can changes too small to see fool the model, with its own gradients or through the teacher alone?",
+    "privacy": "Do the model's answers tell who was among its training records?",
+}
+
+MEANINGS = {
+    "data.unreadable_share": "Share of the image files that could not be read.",
+    "data.shortcut_balanced_accuracy_gain": "How much better than by chance border and corners alone tell the class.",
+    "data.smallest_class_share_minimum": "Share of all images that the rarest class has.",
+    "provenance.failed_checks": "Checks of the chosen teacher that failed and that nobody waived.",
+    "provenance.teacher_accuracy": "What the teacher gets right on test images of its own task.",
+    "backdoor.trigger_control": "How far the drill's triggers raise any class above its clean rate, worst class.",
+    "backdoor.patch_control": "Share of images that the best small patch found anywhere moves to a class it chooses.",
+    "backdoor.accuracy_minimum": "What the candidate gets right without an attack.",
+    "adversarial.mimicry_success": "Share fooled by images crafted on the teacher alone, without seeing the student.",
+    "adversarial.pgd_success": "Share fooled by an attacker who holds the candidate's own weights.",
+    "privacy.membership_advantage": "How much better than guessing an attacker tells members from others.",
+    "privacy.tpr_at_1_fpr": "Share of members identified when only one in a hundred others is accused.",
+    "privacy.epsilon": "The proven bound: how much one record can change what is learnt.",
+}
+
+GLOSSARY = (
+    ("Teacher, student", "The model that somebody else trained, and the model that was made from it for the own task."),
+    ("Backdoor, trigger", "Behaviour planted in a model that a pattern in the image, the trigger, calls up."),
+    ("Trigger control", "How far a known trigger raises any class above the rate at which it is answered without it."),
+    ("Patch control", "How far the best small patch that can be found, planted or natural, pushes the model's answer."),
+    ("Canary", "A backdoor planted by this pipeline in a copy of the teacher, to see whether the gate finds it."),
+    ("Drill", "The gate tried on canaries and on clean models: a detector that never fired proves nothing."),
+    ("Inconclusive", "Not measured well enough to say. It does not count as passed."),
+    ("Interval", "The range that holds the true value with 95 % confidence; its bad end is compared with the limit."),
+    ("ε (privacy)", "Bound on how much one training record can change the model; smaller protects better."),
+    ("Budget (evasion)", "The largest change of a pixel that the attacker may make, in 255ths of full brightness."),
+    ("Freeze policy", "Which of the teacher's layers the student retrained: all, the last block, or none."),
+    ("Champion", "The version that serves. Only a version whose evidence verifies is loaded."),
+)
+
+
+def humane(name: str) -> str:
+    """`patch_control` → `Patch control`."""
+    text = name.replace("_", " ").replace("@", ", ").strip()
+    return text[:1].upper() + text[1:]
+
+
+def number(value: Any) -> str:
+    """Three decimals for measured figures, none for counts, a dash for what was not measured."""
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return "–" if value is None else "yes" if value is True else "no" if value is False else str(value)
+    if not math.isfinite(value):
+        return "–"
+    if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 2):
+        return f"{value:,.0f}".replace(",", "\u202f")
+    if value and abs(value) < 0.001:
+        return f"{value:.2g}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}".replace(",", "\u202f")
+
+
+def interval(low: Any, high: Any) -> str:
+    if low is None or high is None:
+        return "–"
+    return "exact" if low == high else f"{number(low)} to {number(high)}"
+
+
+def figure(entry: Any) -> str:
+    """A record {"value", "low", "high"} as `0.912 (0.88 to 0.94)`; a plain number as it is."""
+    if not isinstance(entry, dict):
+        return number(entry)
+    value = number(entry.get("value"))
+    if entry.get("low") is None or entry.get("high") is None:
+        return value
+    return f"{value} ({interval(entry['low'], entry['high'])})"
+
+
+def limit(check: Check) -> str:
+    return f"{'at most' if check.op == '<=' else 'at least'} {number(check.threshold)}"
+
+
+def short(sha256: str) -> str:
+    return sha256[:12] or "–"
+
+
+def prose(text: str) -> Markup:
+    """Escaped text in which `code` in backticks is set as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  escaped before

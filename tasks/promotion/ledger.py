@@ -1,0 +1,52 @@
+"""Every decision, also a refusal, as a line of an append-only file; each line holds the digest of the one before it.
+
+Removing, reordering or editing a line breaks the chain. Cutting lines off its end does not, so the head that `append`
+returns is worth keeping elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import GatehouseError
+from tasks.files import sha256_bytes
+
+START = "0" * 64
+
+
+def append(path: Path, entry: dict[str, Any]) -> str:
+    """Add a line after checking the chain so far; returns the chain's new head (hex SHA-256 of the line)."""
+    head = head_of(path)
+    line = json.dumps({"previous": head, **entry}, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as f:
+        f.write(line + b"\n")
+        f.flush()
+        os.fsync(f.fileno())
+    return sha256_bytes(line)
+
+
+def head_of(path: Path) -> str:
+    """Digest of the last line; 64 zeros for a chain that has not begun.
+
+    Raises:
+        GatehouseError: a line does not hold the digest of the one before it.
+    """
+    head = START
+    if not path.exists():
+        return head
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            previous = json.loads(line)["previous"]
+        except (ValueError, KeyError, TypeError):
+            previous = None
+        if previous != head:
+            raise GatehouseError(
+                f"{path}: the chain of decisions breaks at line {number}; something before it was changed or removed. "
+                "Move the file aside to begin a new chain, and keep it for whoever investigates."
+            )
+        head = sha256_bytes(line)
+    return head
