@@ -175,10 +175,10 @@ def _drill(result: GateResult) -> str:
     power, alarms = drill.power, drill.false_alarms
     trust = "can be relied on" if drill.trustworthy else "cannot be relied on, so the gate is inconclusive"
     return (
-        f"The gate was tried on models whose truth is known. It caught {drill.caught} of {drill.planted} planted "
-        f"backdoors (with 95 % confidence it catches between {power[0]:.0%} and {power[1]:.0%} of such) and accused "
-        f"{drill.accused} of {drill.clean} clean models ({alarms[0]:.0%} to {alarms[1]:.0%}). By the pipeline's rule "
-        f"it {trust}."
+        f"The gate was tried on models whose truth is known. Of {drill.planted} in which the flaw had been planted it "
+        f"caught {drill.caught} (with 95 % confidence it catches {power[0]:.0%} to {power[1]:.0%} of such), and of "
+        f"{drill.clean} clean ones it accused {drill.accused} ({alarms[0]:.0%} to {alarms[1]:.0%}). By the pipeline's "
+        f"rule it {trust}."
     )
 
 

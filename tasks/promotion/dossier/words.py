@@ -20,7 +20,7 @@ QUESTIONS = {
 
 MEANINGS = {
     "data.unreadable_share": "Share of the image files that could not be read.",
-    "data.shortcut_balanced_accuracy_gain": "How much better than by chance border and corners alone tell the class.",
+    "data.shortcut_balanced_accuracy_gain": "How well border or corners alone tell the class: 0 is guessing, 1 perfect.",
     "data.smallest_class_share_minimum": "Share of all images that the rarest class has.",
     "provenance.failed_checks": "Checks of the chosen teacher that failed and that nobody waived.",
     "provenance.teacher_accuracy": "What the teacher gets right on test images of its own task.",
