@@ -96,6 +96,7 @@ class Providers(Section):
 class Teacher(Section):
     cards: tuple[str, ...]
     trusted_keys: tuple[str, ...]
+    advisories: str  # a YAML file of affected digests; '' for none
     waive: tuple[str, ...]  # names of provenance checks whose failure the user accepts
     licences_accepted: tuple[str, ...]
     min_accuracy: float = Field(ge=0, le=1)
@@ -189,6 +190,7 @@ class Monitoring(Section):
     reference_images: int = Field(ge=20)
     drift_share: float = Field(gt=0, le=1)
     window_hours: float = Field(gt=0)  # how far back requests are looked at
+    frequent_images_per_hour: int = Field(ge=1)  # from here on an account's queries are what question C.3 calls frequent
     cron: str
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from tasks.errors import GatehouseError
@@ -31,6 +31,14 @@ class ModelSpec(BaseModel):
     image_size: int = Field(default=64, ge=16, le=512)
     mean: tuple[float, ...] = (0.5,)
     sd: tuple[float, ...] = (0.25,)
+
+    @model_validator(mode="after")
+    def _statistics_fit(self) -> ModelSpec:
+        if len(self.mean) != len(self.sd) or len(self.mean) not in (1, 3) or self.channels not in (1, 3):
+            raise ValueError("mean and sd must have one value each, or three each, for images of 1 or 3 channels")
+        if any(s <= 0 for s in self.sd):
+            raise ValueError("sd must be positive")
+        return self
 
 
 class Normalise(nn.Module):
@@ -90,7 +98,7 @@ def simple_cnn(spec: ModelSpec) -> Classifier:
     """The study's small network in kind (section 2.2.1, Figure 25): about 250 thousand parameters, no residuals."""
     pool = nn.MaxPool2d(2)
     blocks: OrderedDict[str, nn.Module] = OrderedDict(
-        block1=nn.Sequential(*_conv(len(spec.mean), 24), pool),
+        block1=nn.Sequential(*_conv(max(len(spec.mean), spec.channels), 24), pool),
         block2=nn.Sequential(*_conv(24, 48), pool),
         block3=nn.Sequential(*_conv(48, 96), pool),
         block4=nn.Sequential(*_conv(96, 128), pool),
@@ -114,19 +122,26 @@ def resnet18(spec: ModelSpec) -> Classifier:
     return Classifier(Normalise(*_three(spec)), blocks, 512, len(spec.classes))
 
 
+# The seven stages of EfficientNet-Lite0, as positions in its list of sixteen blocks.
+LITE0_STAGES = (0, 1, 3, 5, 8, 11, 15, 16)
+
+
 def efficientnet_lite0(spec: ModelSpec) -> Classifier:
-    """EfficientNet-Lite0 from the `teachers` extra (package efficientnet-lite-pytorch), 1 280 features."""
+    """EfficientNet-Lite0 from the `teachers` extra (package efficientnet-lite-pytorch), 1 280 features.
+
+    Its convolutions pad as TensorFlow's "SAME" does, which depends on the image's side: it is fixed by `image_size`.
+    The published network's dropout and stochastic depth, which act in training alone, are left out.
+    """
     try:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
         raise GatehouseError(
             "Architecture efficientnet_lite0 needs the `teachers` extra; run `.venv/bin/pip install -e .[teachers]`."
         ) from None
-    net = EfficientNet.from_name("efficientnet-lite0")
+    net = EfficientNet.from_name("efficientnet-lite0", image_size=spec.image_size)
     stages: OrderedDict[str, nn.Module] = OrderedDict()
     stages["stem"] = nn.Sequential(OrderedDict(conv=net._conv_stem, bn=net._bn0, act=nn.ReLU6()))
-    cuts = (0, 1, 3, 5, 8, 11, 15, 16)  # the seven stages of the published network, in blocks
-    for i, (start, end) in enumerate(pairwise(cuts), start=1):
+    for i, (start, end) in enumerate(pairwise(LITE0_STAGES), start=1):
         stages[f"stage{i}"] = nn.Sequential(*net._blocks[start:end])
     stages["top"] = nn.Sequential(
         OrderedDict(conv=net._conv_head, bn=net._bn1, act=nn.ReLU6(), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten())
