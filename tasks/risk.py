@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,12 @@ LEVELS: tuple[Level, ...] = ("low", "moderate", "high")
 # Threshold of each check for a worst-case impact (A.2) of low, moderate, high. `<=` unless the name says minimum.
 THRESHOLDS: dict[str, tuple[float, float, float]] = {
     "data.unreadable_share": (0.10, 0.05, 0.01),
+    "data.expectations_failed": (0, 0, 0),
+    "data.quarantined_share": (0.20, 0.10, 0.05),
+    "data.conflicting_label_share": (0.02, 0.01, 0.005),
+    "data.split_leaks": (0, 0, 0),
+    "data.teacher_overlap_share": (0.50, 0.25, 0.05),
+    "data.source_changes": (0, 0, 0),
     "data.shortcut_balanced_accuracy_gain": (0.60, 0.50, 0.30),
     "data.smallest_class_share_minimum": (0.01, 0.02, 0.05),
     "provenance.failed_checks": (0, 0, 0),
@@ -31,10 +38,19 @@ THRESHOLDS: dict[str, tuple[float, float, float]] = {
     "backdoor.patch_control": (0.80, 0.60, 0.40),
     "backdoor.accuracy_minimum": (0.60, 0.70, 0.75),
     "adversarial.mimicry_success": (0.80, 0.60, 0.40),
-    "adversarial.pgd_success": (1.00, 1.00, 1.00),
+    "adversarial.pgd_success": (0.90, 0.75, 0.50),
     "privacy.membership_advantage": (0.40, 0.25, 0.15),
     "privacy.tpr_at_1_fpr": (0.20, 0.10, 0.05),
     "privacy.epsilon": (16.0, 8.0, 4.0),
+}
+
+
+# Thresholds that count for some answers only. Elsewhere the figure is measured and reported, and decides nothing.
+ONLY_IF: dict[str, tuple[Callable[[Risk], bool], str]] = {
+    "adversarial.pgd_success": (
+        lambda risk: risk.c4_internals_exposed,
+        "C.4: internals are exposed, so the attacker has the gradients; judged at the smallest budget",
+    ),
 }
 
 
@@ -70,11 +86,9 @@ def decide(risk: Risk) -> Policy:
             f"params.yaml: risk.thresholds names {unknown[0]!r}, which is no check; known are {', '.join(THRESHOLDS)}."
         )
     column = LEVELS.index(risk.a2_impact_adversarial)
-    thresholds = {name: row[column] for name, row in THRESHOLDS.items()} | risk.thresholds
-    why = {
-        name: "set by hand in risk.thresholds" if name in risk.thresholds else f"A.2 is {risk.a2_impact_adversarial}"
-        for name in thresholds
-    }
+    counts = {name: row[column] for name, row in THRESHOLDS.items() if name not in ONLY_IF or ONLY_IF[name][0](risk)}
+    thresholds = counts | risk.thresholds
+    why = {name: _why(name, risk) for name in thresholds}
     candidate, candidate_why = _candidate(risk)
     output, output_why = _output(risk)
     policy = Policy(
@@ -87,6 +101,13 @@ def decide(risk: Risk) -> Policy:
         output_why=output_why,
     )
     return policy.model_copy(update={"sha256": fingerprint(policy)})
+
+
+def _why(threshold: str, risk: Risk) -> str:
+    if threshold in risk.thresholds:
+        return "set by hand in risk.thresholds"
+    condition = f"; {ONLY_IF[threshold][1]}" if threshold in ONLY_IF else ""
+    return f"A.2 is {risk.a2_impact_adversarial}{condition}"
 
 
 def _gates(risk: Risk) -> list[tuple[str, bool, str]]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
+from tasks.errors import GatehouseError
 from tasks.stats import bootstrap, clopper_pearson
 
 
@@ -19,7 +22,14 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[str, 
 
     Returns:
         JSON-ready figures; each of them as {"value", "low", "high"} (95 %), `None` where a class is absent.
+
+    Raises:
+        GatehouseError: no image, or a probability that is not finite.
     """
+    if not len(labels):
+        raise GatehouseError("There is no image to evaluate the model on; check the data's test split.")
+    if not np.isfinite(probabilities).all():
+        raise GatehouseError("The model's probabilities are not all finite; train or replace it.")
     predicted = probabilities.argmax(1)
     right = predicted == labels
     recalls = {}
@@ -69,6 +79,22 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
         for b in np.unique(bin_of)
     ]
     return float(np.sum(gaps))
+
+
+def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T > 0 for which softmax(logits / T) has the least cross-entropy (Guo 2017); above 1: too sure of itself.
+
+    Args:
+        logits: shape (n, classes), of images that the model was not trained on.
+        labels: true class indices, shape (n,).
+    """
+    own = logits[np.arange(len(labels)), labels]
+
+    def loss(log_t: float) -> float:
+        t = float(np.exp(log_t))
+        return float((logsumexp(logits / t, axis=1) - own / t).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
 
 
 def _figure(value: float, interval: tuple[float, float]) -> dict[str, float | None]:

@@ -18,13 +18,14 @@ from tasks.models import resume
 from tasks.models.architectures import Classifier
 from tasks.models.checkpoints import digest
 from tasks.models.freezing import freeze, train_mode
-from tasks.models.inference import as_float, logits
+from tasks.models.inference import BATCH, as_float, logits
 from tasks.models.patches import patch_randomise
 from tasks.params import FreezePolicy, Training
 
 Images = np.ndarray  # uint8 (n, channels, side, side)
 Labels = np.ndarray  # int64 (n,)
 Progress = Callable[["Epoch"], None]
+LOWER_RATE = "lower the learning rate in params.yaml"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def fit(
     """
     if not len(train[1]) or not len(val[1]):
         raise GatehouseError("Training needs at least one training and one validation image; check the data's splits.")
-    key = _fingerprint(model, train, training, policy, seed) if checkpoint else ""
+    key = _fingerprint(model, train, val, training, policy, seed) if checkpoint else ""
     frozen = freeze(model, policy)
     optimiser = _optimiser(model, training)
     history: list[Epoch] = []
@@ -80,7 +81,9 @@ def fit(
             break
         started = time.perf_counter()
         loss = _epoch(model, optimiser, train, training, epoch, seed, frozen, cached, weights)
-        val_loss, val_accuracy = _validate(model, val)
+        val_loss, val_accuracy = _validate(model, val, weights)
+        if not np.isfinite(val_loss):
+            raise GatehouseError(f"Training diverged in epoch {epoch} (validation loss {val_loss}); {LOWER_RATE}.")
         rate = len(train[1]) / (time.perf_counter() - started)
         history.append(Epoch(epoch, loss, val_loss, val_accuracy, round(rate, 1)))
         if _best_epoch(history) == epoch:
@@ -136,7 +139,7 @@ def _epoch(
             output = model.head(x)
         loss = F.cross_entropy(output.float(), y, weight=weights)
         if not bool(torch.isfinite(loss)):
-            raise GatehouseError(f"Training diverged in epoch {epoch} (loss {loss.item()}); lower the learning rate.")
+            raise GatehouseError(f"Training diverged in epoch {epoch} (loss {loss.item()}); {LOWER_RATE}.")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -150,7 +153,7 @@ def _frozen_features(model: Classifier, images: Images, frozen: int, training: T
     if frozen == 0 or training.patch_probability:
         return None
     with torch.no_grad():
-        parts = [model.run_blocks(as_float(images[i : i + 256]), 0, frozen) for i in range(0, len(images), 256)]
+        parts = [model.run_blocks(as_float(images[i : i + BATCH]), 0, frozen) for i in range(0, len(images), BATCH)]
     return torch.cat(parts)
 
 
@@ -176,12 +179,15 @@ def _set_rate(optimiser: torch.optim.Optimizer, training: Training, done: float)
         group["lr"] = training.learning_rate * group["scale"] * start * 0.5 * (1 + np.cos(np.pi * done))
 
 
-def _validate(model: Classifier, val: tuple[Images, Labels]) -> tuple[float, float]:
-    """Mean cross-entropy, and accuracy averaged over classes (so that imbalance does not hide a lost class)."""
+def _validate(model: Classifier, val: tuple[Images, Labels], weights: Tensor | None) -> tuple[float, float]:
+    """Cross-entropy weighted as in training, and accuracy averaged over classes.
+
+    Both are so that imbalance does not hide a lost class, and so that the best epoch is best by what was minimised.
+    """
     output, y = logits(model, val[0]), torch.from_numpy(val[1])
     right = output.argmax(1) == y
     recalls = [right[y == c].float().mean().item() for c in y.unique()]
-    return F.cross_entropy(output, y).item(), float(np.mean(recalls))
+    return F.cross_entropy(output, y, weight=weights).item(), float(np.mean(recalls))
 
 
 def _best_epoch(history: list[Epoch]) -> int:
@@ -193,11 +199,18 @@ def _copy(model: Classifier) -> dict[str, Tensor]:
 
 
 def _fingerprint(
-    model: Classifier, train: tuple[Images, Labels], training: Training, policy: FreezePolicy, seed: int
+    model: Classifier,
+    train: tuple[Images, Labels],
+    val: tuple[Images, Labels],
+    training: Training,
+    policy: FreezePolicy,
+    seed: int,
 ) -> str:
     """Everything that the result depends on; a checkpoint of anything else is not gone on from."""
     h = hashlib.sha256(digest(model).encode())
-    h.update(np.ascontiguousarray(train[0]).data)
-    h.update(np.ascontiguousarray(train[1]).data)
-    h.update(f"{training.model_dump_json()} {policy} {seed}".encode())
+    for array in (*train, *val):
+        h.update(f"{array.shape} {array.dtype}".encode())
+        h.update(np.ascontiguousarray(array).data)
+    h.update(f"{training.model_dump_json()} {policy!r} {seed}".encode())
+    h.update(f"{torch.__version__} {torch.get_num_threads()}".encode())  # both decide how sums of floats round
     return h.hexdigest()
