@@ -7,6 +7,7 @@ what the evidence proves, checked with the operator's own public key.
 from __future__ import annotations
 
 import ipaddress
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -21,11 +22,9 @@ from tasks.errors import GatehouseError
 from tasks.params import Params, load_params
 
 if TYPE_CHECKING:
-    import numpy as np
     from fastapi import FastAPI
 
-    from tasks.models.architectures import ModelSpec
-    from tasks.serving.champion import Champion
+    from flows.champion import ProvenChampion
     from tasks.serving.log import RequestLog
 
 BACKLOG = 128
@@ -35,23 +34,33 @@ MAX_CONNECTIONS = 64  # together with serving.max_request_bytes this bounds what
 def main() -> int:
     """Bind, verify, load, serve; anything the operator can mend is one sentence and exit code 1."""
     console = Console(width=160 if not sys.stdout.isatty() else None)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(f"serving: {text}", style=style, highlight=False, soft_wrap=True, markup=False)
+
+    # uvicorn answers what is under way and then raises the signal again, which would end us with the log unwritten.
+    signal.signal(signal.SIGTERM, _stop)
     try:
         params = load_params()
         # The port first: finding it taken should not take as long as loading a model.
         with listen(params.serving.host, params.serving.port) as listener:
             if not is_loopback(listener):
-                console.print(
-                    f"[bold yellow]serving: {params.serving.host} can be reached from other machines, without "
-                    "authentication or encryption; put a proxy that has both in front, or set serving.host: 127.0.0.1.",
-                    highlight=False,
+                say(
+                    f"{params.serving.host} can be reached from other machines, without authentication or encryption; "
+                    "put a proxy that has both in front, or set serving.host to 127.0.0.1.",
+                    "bold yellow",
                 )
-            serve(params, listener, lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False))
+            serve(params, listener, say)
     except GatehouseError as error:
-        console.print(f"serving: {error}", style="bold red", highlight=False, soft_wrap=True, markup=False)
+        say(str(error), "bold red")
         return 1
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -83,18 +92,22 @@ def serve(params: Params, listener: socket.socket, say: Callable[[str], None]) -
     import torch
     import uvicorn
 
+    from flows.champion import load_champion
+
     torch.set_num_threads(params.run.threads)
-    champion = proven_champion(params)
+    champion = load_champion(params.promotion)
     log = open_log(params)
     try:
+        app = application(params, champion, log)
         host, port = listener.getsockname()[:2]
         say(
-            f"{champion.name} version {champion.version} ({champion.sha256[:12]}), evidence verified, answers with "
-            f"{champion.output} on http://{f'[{host}]' if ':' in host else host}:{port}/invocations; "
-            f"requests are logged to {params.serving.log}; Ctrl-C stops"
+            f"{params.promotion.model_name} version {champion.version} ({champion.proven.sha256[:12]}), evidence "
+            f"verified, answers with {champion.proven.policy.output} on "
+            f"http://{f'[{host}]' if ':' in host else host}:{port}/invocations; requests are logged to "
+            f"{params.serving.log}; Ctrl-C stops"
         )
         config = uvicorn.Config(
-            application(params, champion, log),
+            app,
             log_level="warning",
             access_log=False,
             proxy_headers=False,  # an address in a header is what the client says, not where it is
@@ -108,26 +121,6 @@ def serve(params: Params, listener: socket.socket, say: Callable[[str], None]) -
         log.close()
 
 
-def proven_champion(params: Params) -> Champion:
-    """The model behind the alias, loaded from the very bytes that its evidence proves; GatehouseError otherwise."""
-    from flows.registry import champion_folder
-    from tasks.promotion.evidence import load_proven
-    from tasks.promotion.keys import public_key_path, read_public_key
-    from tasks.serving.champion import Champion
-
-    name = params.promotion.model_name
-    folder, number = champion_folder(name)
-    key = read_public_key(public_key_path(params.promotion.signing_key))
-    try:
-        model, proven = load_proven(folder, public_key=key)
-    except GatehouseError as error:
-        raise GatehouseError(
-            f"Not served: the alias champion of {name!r} points to version {number}, and its evidence does not verify: "
-            f"{error}"
-        ) from error
-    return Champion(model, proven.record.spec, name, number, proven.sha256, proven.policy.output)
-
-
 def open_log(params: Params) -> RequestLog:
     from tasks.serving.log import RequestLog
 
@@ -135,27 +128,31 @@ def open_log(params: Params) -> RequestLog:
     return RequestLog(Path(s.log), max_rows=s.log_rows, max_days=s.log_days)
 
 
-def application(params: Params, champion: Champion, log: RequestLog) -> FastAPI:
-    """The service with the limits of params.yaml and the data stage's own preparation of images."""
-    from tasks.serving.app import Limits, Service, create_app
-
-    limits = Limits(params.serving.max_request_bytes, params.serving.max_images)
-    service = Service(champion, preparation(params, champion.spec), limits, log)
-    return create_app(service, versions={"gatehouse": version("gatehouse"), "mlflow": version("mlflow")})
-
-
-def preparation(params: Params, spec: ModelSpec) -> Callable[[bytes], np.ndarray]:
-    """What the data stage makes of a file, for this model's size and channels, with the remedy in params.yaml."""
+def application(params: Params, champion: ProvenChampion, log: RequestLog) -> FastAPI:
+    """The service, with the limits of params.yaml, and with images prepared as the champion's own data were."""
     from tasks.data.decode import image_from_bytes
+    from tasks.serving.app import Limits, Service, create_app
+    from tasks.serving.champion import Champion
 
-    return partial(
+    proven, spec = champion.proven, champion.proven.record.spec
+    how = champion.preparation()
+    prepare = partial(
         image_from_bytes,
         side=spec.image_size,
         channels=spec.channels,
-        remedy=params.data.remedy,
-        border_fraction=params.data.border_fraction,
-        corner_fraction=params.data.corner_fraction,
+        remedy=how.remedy,
+        border_fraction=how.border_fraction,
+        corner_fraction=how.corner_fraction,
     )
+    service = Service(
+        Champion(
+            champion.model, spec, params.promotion.model_name, champion.version, proven.sha256, proven.policy.output
+        ),
+        prepare,
+        Limits(params.serving.max_request_bytes, params.serving.max_images),
+        log,
+    )
+    return create_app(service, versions={"gatehouse": version("gatehouse"), "mlflow": version("mlflow")})
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ class Standing(Frozen):
     exists: bool
     problem: str = ""
     policy_in_force: bool = True  # the signed policy is the one in reports/policy.json
-    reference_is_training_data: bool = True  # data/student_task is what model.json names as parent
 
 
 def findings(
@@ -45,7 +44,7 @@ def findings(
     """Everything worth saying, most severe first.
 
     Args:
-        drift: None where there is no reference to measure it against.
+        drift: None where no proven champion brings a reference to measure it against.
         dropped: requests that the log could not keep.
         infrequent: the answer to question C.3 was that queries are not frequent.
     """
@@ -65,7 +64,7 @@ def _champion(standing: Standing) -> list[Finding]:
         return [
             say(
                 "critical",
-                f"Version {standing.version} is champion, but its evidence does not verify: {standing.problem}",
+                standing.problem,
                 "Stop the service, find out who moved the alias or changed the files, and set the alias to a proven "
                 "version.",
             )
@@ -74,9 +73,6 @@ def _champion(standing: Standing) -> list[Finding]:
     if not standing.policy_in_force:
         text = "The champion was promoted under another policy than the one in force."
         found.append(say("warning", text, "Run `make run`: the gates judge again under the policy in force."))
-    if not standing.reference_is_training_data:
-        text = "data/student_task is not what the champion was trained on, so drift is measured against other data."
-        found.append(say("warning", text, "Run `make run`, or restore the champion's data with `dvc checkout`."))
     return found
 
 
@@ -133,9 +129,7 @@ def _drift(drift: Drift | None) -> list[Finding]:
         return [Finding(severity=severity, about="drift", reason=reason, next_step=next_step)]
 
     if drift is None:
-        return say(
-            "info", "There is no training reference (data/student_task) to measure drift against.", "Run `make run`."
-        )
+        return []  # what is wrong with the champion is said above
     if not drift.decided:
         text = f"{drift.n_current} images are too few to tell drift; {MIN_IMAGES} are needed."
         return say("info", text, "Wait for more requests, or raise monitoring.window_hours.")

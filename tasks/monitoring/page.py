@@ -13,7 +13,7 @@ TITLES = {
     "contrast": "Contrast",
     "edge_energy": "Edge energy",
     "entropy": "Entropy (bits)",
-    "confidence": "Score of the answer",
+    "score": "Score of the answer",
     "label": "Label",
 }
 WIDTH, HEIGHT = 260, 70  # of a histogram, in SVG units

@@ -121,7 +121,7 @@ class RequestLog:
                 batch.append(self._queue.get())
             stopping = None in batch
             entries = [e for e in batch if e is not None]
-            if entries:
+            if entries or (stopping and self._unsaved_drops):
                 self._write(entries)
             with self._lock:
                 self._waiting -= sum(e.rows for e in entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 import zlib
@@ -191,6 +192,28 @@ def test_sixteen_bit_images_are_scaled_not_clipped(client, tmp_path):
     files = [(tmp_path / name).read_bytes() for name in ("ramp.png", "ramp8.png")]
     first, second = client.post("/invocations", json=records(*files)).json()["predictions"]
     assert first == second
+
+
+@pytest.mark.parametrize(("event", "status"), [("silence", 408), ("http.disconnect", 400)])
+def test_a_body_that_does_not_come_is_given_up(tmp_path, event, status):
+    sent = []
+
+    async def receive():
+        if event == "silence":
+            await asyncio.sleep(60)
+        return {"type": event}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/invocations", "headers": headers}
+    app = make_client(tmp_path, body_seconds=0.05).app
+    asyncio.run(app({**scope, "query_string": b"", "http_version": "1.1", "client": ("10.0.0.9", 1)}, receive, send))
+    assert sent[0]["status"] == status
+    app.state.service.log.close()
+    [row] = read_history(tmp_path / "requests.db", since=0).requests.to_dict("records")
+    assert (row["account"], row["status"], row["error"]) == ("10.0.0.9", status, "BAD_REQUEST")
 
 
 def test_unknown_paths_and_methods_are_refused_in_the_protocol_s_form(client):

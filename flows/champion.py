@@ -1,0 +1,92 @@
+"""The champion as serving and monitoring meet it: found by its alias, believed only as far as its evidence goes."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flows.registry import champion_folder
+from tasks.data.decode import Remedy
+from tasks.errors import GatehouseError
+from tasks.files import sha256_bytes
+from tasks.models.architectures import Classifier
+from tasks.params import Promotion
+from tasks.promotion.evidence import EVIDENCE_FOLDER, Proven, load_proven
+from tasks.promotion.keys import public_key_path, read_public_key
+
+
+class Preparation(BaseModel):
+    """Of the signed params.yaml, section data: what decides how a file becomes an image (see tasks.data.decode)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    remedy: Remedy
+    border_fraction: float
+    corner_fraction: float
+
+
+class UnprovenError(GatehouseError):
+    """Something has the alias, but its evidence does not verify. `version` says what."""
+
+    def __init__(self, message: str, version: str) -> None:
+        super().__init__(message)
+        self.version = version
+
+
+@dataclass(frozen=True)
+class ProvenChampion:
+    """A champion built from the very bytes that its evidence proves."""
+
+    folder: Path
+    version: str
+    model: Classifier
+    proven: Proven
+
+    def signed_file(self, name: str) -> bytes:
+        """A further file of the evidence; raises GatehouseError where it is not the one that was signed."""
+        path = self.folder / EVIDENCE_FOLDER / name
+        signed = self.proven.predicate.files.get(name)
+        if signed is None:
+            raise GatehouseError(f"The evidence of version {self.version} does not hold {name}; promote again.")
+        if not path.is_file() or sha256_bytes(data := path.read_bytes()) != signed:
+            raise GatehouseError(f"{path} is not the file that was signed; restore it or promote again.")
+        return data
+
+    def preparation(self) -> Preparation:
+        """How the data stage prepared the images that this champion learnt from."""
+        try:
+            return Preparation.model_validate(yaml.safe_load(self.signed_file("params.yaml"))["data"])
+        except (ValidationError, KeyError) as error:
+            raise GatehouseError(
+                f"The signed params.yaml of version {self.version} does not say how images are prepared; promote again."
+            ) from error
+
+    def reference(self) -> dict[str, np.ndarray]:
+        """Figures of validation images and of this champion's answers to them, by column, kept since promotion."""
+        with np.load(io.BytesIO(self.signed_file("reference.npz")), allow_pickle=False) as columns:
+            return {name: columns[name] for name in columns.files}
+
+
+def load_champion(promotion: Promotion) -> ProvenChampion:
+    """The proven champion, verified with the operator's own public key.
+
+    Raises:
+        UnprovenError: nothing proves what has the alias.
+        GatehouseError: nothing has the alias.
+    """
+    name = promotion.model_name
+    folder, version = champion_folder(name)
+    try:
+        key = read_public_key(public_key_path(promotion.signing_key))
+        model, proven = load_proven(folder, public_key=key)
+    except GatehouseError as error:
+        raise UnprovenError(
+            f"The alias champion of {name!r} stands on version {version}, and its evidence does not verify: {error}",
+            version,
+        ) from error
+    return ProvenChampion(folder, version, model, proven)

@@ -1,0 +1,90 @@
+"""A project folder with a champion in its registry: a tiny untrained model, results made by hand, real evidence."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tasks" / "promotion"))
+
+from promotion_case import Case, make_case
+
+from flows import registry
+from tasks.models.checkpoints import load_model
+from tasks.models.inference import as_float, probabilities
+from tasks.promotion.evidence import attest
+from tasks.serving.statistics import STATISTICS, image_statistics
+
+PROJECT = Path(__file__).resolve().parents[2]
+NAME = "gatehouse-student"
+SIDE = 16
+
+
+@contextmanager
+def inside(root: Path) -> Iterator[None]:
+    """In the project's folder, with its own MLflow store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+        patch.delenv("PREFECT_API_URL", raising=False)
+        yield
+
+
+def images(n: int, *, seed: int) -> np.ndarray:
+    """Blobs on a dark ground, uint8 (n, 1, SIDE, SIDE)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    centre, size = rng.uniform(0.3, 0.7, (2, n, 1, 1)), rng.uniform(0.1, 0.3, (n, 1, 1))
+    blob = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / size**2)
+    return np.clip(40 + 150 * blob + rng.normal(0, 8, (n, SIDE, SIDE)), 0, 255).astype(np.uint8)[:, None]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def make_project(root: Path) -> Case:
+    params = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    params["serving"].update(port=free_port(), max_request_bytes=100_000)
+    params["run"]["threads"] = 1
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    case = make_case(root)
+    case.key.public_key()
+    keys = root / ".gatehouse" / "keys"
+    keys.parent.mkdir()
+    (root / "keys").rename(keys)
+    _attest(case)
+    with inside(root):
+        version = registry.register(NAME, case.model, case.evidence, sha256=case.record.sha256, tags={})
+        registry.crown(NAME, version)
+    return case
+
+
+def _attest(case: Case) -> None:
+    model, record = load_model(case.model)
+    reference = case.root / "reference.npz"
+    kept = images(300, seed=1)
+    figures, scores = image_statistics(as_float(kept).numpy()), probabilities(model, kept).numpy()
+    columns = dict(zip(STATISTICS, figures.T, strict=True))
+    label = np.asarray(record.spec.classes)[scores.argmax(1)]
+    np.savez(reference, allow_pickle=False, **columns, score=scores.max(1), label=label)
+    attest(
+        case.evidence,
+        model_folder=case.model,
+        gates_folder=case.gates,
+        policy_path=case.root / "reports" / "policy.json",
+        decision=case.decide(),
+        key=case.key,
+        extra={"params.yaml": case.root / "params.yaml", "reference.npz": reference},
+        code={},
+        tools={},
+    )
