@@ -1,0 +1,1 @@
+"""What a model tells about its training records: membership attacks, and training with differential privacy."""

@@ -1,0 +1,118 @@
+"""Private training of a linear head on frozen features: DP-SGD (Abadi 2016) by Opacus.
+
+The features come from a teacher that never saw the student's data, so they cost no privacy; only the head is
+learnt from private records. Batches are Poisson samples, as the accounting assumes, and no statistic of the private
+data is used beside the noisy gradients: features are whitened by statistics of public images, classes are not weighted
+by their counts, and no step is chosen by what a validation split says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from opacus.utils.uniform_sampler import UniformWithReplacementSampler
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tasks.errors import GatehouseError
+from tasks.models.architectures import Classifier
+
+UNCLIPPED = 1e9  # a clipping norm that no gradient reaches
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides privacy and the walk of DP-SGD. `noise_multiplier` 0 and `UNCLIPPED` give plain SGD."""
+
+    sample_rate: float
+    steps: int
+    learning_rate: float
+    max_grad_norm: float
+    noise_multiplier: float
+    momentum: float = 0.9
+
+
+def batches(records: int, batch_size: int, epochs: int) -> tuple[float, int]:
+    """Sample rate and number of steps that see `records` records about `epochs` times in batches of `batch_size`."""
+    if records < batch_size:
+        raise GatehouseError(
+            f"Private training has {records} records but privacy.batch_size = {batch_size}; "
+            "lower the batch size or add records."
+        )
+    per_epoch = -(-records // batch_size)
+    return 1 / per_epoch, epochs * per_epoch
+
+
+def train_head(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    classes: int,
+    plan: Plan,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> nn.Linear:
+    """A linear head trained by DP-SGD on fixed features.
+
+    Args:
+        features: float32, shape (n, width), with norms near 1 (see `public_whitening`).
+        labels: int64 class indices, shape (n,).
+        seed: of sampling and noise; the privacy guarantee holds against those who do not know it.
+
+    Returns:
+        The head, with the mean of the weights over the second half of the steps, which is free post-processing.
+
+    Raises:
+        GatehouseError: the records show fewer than two classes, or the weights are no longer finite.
+    """
+    if len(labels.unique()) < 2:
+        raise GatehouseError("Private training needs records of at least two classes; check the student's data.")
+    generator = torch.Generator().manual_seed(seed)
+    linear = _zero_head(features.shape[1], classes)
+    module = GradSampleModule(linear, loss_reduction="sum")
+    optimiser = DPOptimizer(
+        torch.optim.SGD(linear.parameters(), lr=plan.learning_rate, momentum=plan.momentum),
+        noise_multiplier=plan.noise_multiplier,
+        max_grad_norm=plan.max_grad_norm,
+        expected_batch_size=plan.sample_rate * len(labels),
+        loss_reduction="mean",
+        generator=generator,
+    )
+    sampler = UniformWithReplacementSampler(
+        num_samples=len(labels), sample_rate=plan.sample_rate, generator=generator, steps=plan.steps
+    )
+    mean = {name: torch.zeros_like(p) for name, p in linear.named_parameters()}
+    averaged = 0
+    for step, batch in enumerate(sampler):
+        optimiser.zero_grad()
+        F.cross_entropy(module(features[batch]), labels[batch], reduction="sum").backward()
+        optimiser.step()
+        if step >= plan.steps // 2:
+            averaged += 1
+            for name, p in linear.named_parameters():
+                mean[name] += (p.detach() - mean[name]) / averaged
+        if progress:
+            progress(step + 1, plan.steps)
+    if not all(bool(torch.isfinite(m).all()) for m in mean.values()):
+        raise GatehouseError("Private training diverged; lower privacy.learning_rate.")
+    head = _zero_head(features.shape[1], classes)
+    head.load_state_dict(mean)
+    return head
+
+
+def with_head(model: Classifier, head: nn.Linear) -> Classifier:
+    """Put `head` on the model in place; returns it in evaluation mode."""
+    model.head = head
+    return model.eval()
+
+
+def _zero_head(width: int, classes: int) -> nn.Linear:
+    """Zero weights: the same start for every seed, and no need for a public draw."""
+    head = nn.Linear(width, classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
