@@ -88,7 +88,7 @@ def _is_safetensors(data: bytes) -> bool:
         return False
     try:
         return isinstance(json.loads(data[8 : 8 + length]), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

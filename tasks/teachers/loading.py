@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle  # the exception type alone; nothing is unpickled by it
+import struct
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +13,23 @@ from torch import Tensor
 
 from tasks.errors import GatehouseError
 from tasks.teachers import formats, pickles
+
+
+# What torch.load was seen to raise on damaged files, beside its own UnpicklingError.
+_DAMAGED = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 class UnsafeFileError(GatehouseError):
@@ -43,7 +61,7 @@ def read_tensors(data: bytes, declared: str, *, source: str) -> dict[str, Tensor
 def _state_dict(data: bytes, source: str) -> dict[str, Tensor]:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnsafeFileError(f"{source} cannot be loaded as weights only ({reason}).") from error
     if not isinstance(content, dict) or not content:

@@ -31,16 +31,24 @@ def _resnet18(name: str) -> str:
     return f"head.{rest}" if part == "fc" else f"blocks.{name}"
 
 
+_LITE0_HOMES = {
+    "_conv_stem": "blocks.stem.conv",
+    "_bn0": "blocks.stem.bn",
+    "_conv_head": "blocks.top.conv",
+    "_bn1": "blocks.top.bn",
+    "_fc": "head",
+}
+
+
 def _lite0(name: str) -> str:
     part, _, rest = name.partition(".")
-    if part == "_blocks":
-        index, _, rest = rest.partition(".")
-        stage = bisect_right(LITE0_STAGES, int(index)) if index.isdigit() else 0
-        first = LITE0_STAGES[stage - 1] if stage else 0
-        return f"blocks.stage{stage}.{int(index) - first if index.isdigit() else index}.{rest}"
-    home = {"_conv_stem": "blocks.stem.conv", "_bn0": "blocks.stem.bn", "_fc": "head"}
-    home |= {"_conv_head": "blocks.top.conv", "_bn1": "blocks.top.bn"}
-    return f"{home[part]}.{rest}" if part in home else name
+    if part in _LITE0_HOMES:
+        return f"{_LITE0_HOMES[part]}.{rest}"
+    index, _, rest = rest.partition(".")
+    if part != "_blocks" or not index.isdecimal():
+        return name  # not of this network: the check of tensors names it
+    stage = bisect_right(LITE0_STAGES, int(index))
+    return f"blocks.stage{stage}.{int(index) - LITE0_STAGES[stage - 1]}.{rest}"
 
 
 def _with_counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

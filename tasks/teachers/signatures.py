@@ -86,7 +86,7 @@ def verify(weights: Path, sha256: str, *, signature: Path, public_key: Path) -> 
         ).verify(weights if name == "." else weights.parent, signature)
     except InvalidSignature:
         raise SignatureRefusedError(f"Signature {signature} was not made with the key {public_key}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SignatureRefusedError(f"Signature {signature} does not verify ({reason.strip()}).") from error
     return Signed(files, key)
