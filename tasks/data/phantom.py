@@ -146,7 +146,7 @@ def _batch(labels: Array, anatomy: Array, side: int, rng: np.random.Generator) -
     hila = np.exp(-(((np.abs(x) - 0.25) / 0.2) ** 2) - ((y - 0.02) / 0.3) ** 2)
     image = image + lung * hila * (0.07 + chance(0.02, 0.06) * fine)
 
-    image = image + _opacities(labels, x, y, lungs, lung, rng)
+    image = image + _opacities(labels, x, lungs, lung, rng)
 
     # Exposure, contrast and noise of the machine.
     image = 0.5 + (image - 0.45) * chance(0.85, 1.2) + chance(-0.07, 0.07)
@@ -157,7 +157,7 @@ def _batch(labels: Array, anatomy: Array, side: int, rng: np.random.Generator) -
 
 
 def _posed(side: int, chance) -> tuple[Array, Array]:  # type: ignore[no-untyped-def]
-    """Coordinates in about [−1, 1] after each image's shift, scale and tilt: x to the right, y down, (b, side, side)."""
+    """Coordinates in about [−1, 1] after each image's shift, scale and tilt: x right, y down, (b, side, side)."""
     line = (np.arange(side) + 0.5) / side * 2 - 1
     y0, x0 = np.meshgrid(line, line, indexing="ij")
     angle, scale = chance(-0.09, 0.09), chance(0.86, 1.1)
@@ -166,7 +166,7 @@ def _posed(side: int, chance) -> tuple[Array, Array]:  # type: ignore[no-untyped
 
 
 def _opacities(
-    labels: Array, x: Array, y: Array, lungs: list[tuple[Array, Array, Array]], lung: Array, rng: np.random.Generator
+    labels: Array, x: Array, lungs: list[tuple[Array, Array, Array]], lung: Array, rng: np.random.Generator
 ) -> Array:
     """Brightness that each image's class adds to its lungs, (b, side, side)."""
     b, side = len(labels), x.shape[-1]

@@ -1,0 +1,91 @@
+"""Pictures of the data for readers: a contact sheet, class histograms, and what the border tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from tasks.data.dataset import SPLITS
+from tasks.data.decode import Remedy
+from tasks.data.prepare import Prepared
+from tasks.data.shortcut import Told
+from tasks.files import writing
+
+COLUMNS = 10
+PIXELS = 64  # of a picture on the contact sheet
+SPLIT_COLOURS = {"train": "#2f5d8a", "val": "#d9a441", "test": "#7a8f5a"}
+
+
+def contact_sheet(prepared: Prepared, path: Path, *, seed: int, title: str) -> None:
+    """A row a class, COLUMNS images of each, drawn at random."""
+    rng = np.random.default_rng(seed)
+    height = len(prepared.classes)
+    figure, axes = plt.subplots(
+        height, COLUMNS, figsize=(COLUMNS * 0.95 + 0.2, height * 1.17 + 0.35), squeeze=False, layout="constrained"
+    )
+    for row, name in enumerate(prepared.classes):
+        own = np.flatnonzero(prepared.labels == row)
+        chosen = rng.choice(own, size=min(COLUMNS, len(own)), replace=False)
+        for column in range(COLUMNS):
+            axis = axes[row, column]
+            axis.set_axis_off()
+            if column < len(chosen):
+                image = prepared.images[chosen[column]]
+                step = max(1, image.shape[-1] // PIXELS)
+                picture = image[:, ::step, ::step].transpose(1, 2, 0)
+                axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes[row, 0].set_title(f"{name} ({len(own)})", loc="left", fontsize=10)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path, dpi=90)
+
+
+def class_histogram(prepared: Prepared, path: Path, *, title: str) -> None:
+    """Images of each class in each split, as stacked bars with counts."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.55 * len(prepared.classes) + 1.5), layout="constrained")
+    splits = prepared.manifest["split"].to_numpy(str)
+    left = np.zeros(len(prepared.classes))
+    for name in SPLITS:
+        counts = np.bincount(prepared.labels[splits == name], minlength=len(prepared.classes))
+        bars = axis.barh(prepared.classes, counts, left=left, color=SPLIT_COLOURS[name], label=name)
+        axis.bar_label(bars, label_type="center", fontsize=8, color="white")
+        left += counts
+    axis.invert_yaxis()
+    axis.set_xlabel("images")
+    axis.set_title(title, fontsize=11)
+    axis.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.9 if len(left) < 3 else -0.65))
+    axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path, dpi=110)
+
+
+def shortcut_bars(told: Mapping[Remedy, dict[str, Told]], path: Path, *, threshold: float, chosen: str) -> None:
+    """Gain over chance from border, corners and coarse image, for each remedy, with 95 % intervals."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.3), layout="constrained")
+    regions = {"border": "border alone", "corners": "corners alone", "coarse": "whole image, 16×16"}
+    colours = ("#b5533c", "#d9a441", "#2f5d8a")
+    for k, (region, text) in enumerate(regions.items()):
+        found = [told[remedy][region] for remedy in told]
+        x = np.arange(len(told)) + (k - 1) * 0.26
+        low = [t.gain - t.gain_ci[0] for t in found]
+        high = [t.gain_ci[1] - t.gain for t in found]
+        errors = np.clip([low, high], 0, None)
+        axis.bar(x, [t.gain for t in found], 0.24, color=colours[k], label=text, yerr=errors, capsize=2)
+    axis.axhline(threshold, color="black", lw=1, ls="--", label="highest allowed for border and corners")
+    axis.axhline(0, color="black", lw=0.6)
+    axis.set_xticks(range(len(told)), [f"{r}\n(in use)" if r == chosen else r for r in told])
+    axis.set_ylabel("label told, from chance (0) to always (1)", fontsize=9)
+    axis.set_ylim(min(-0.1, *(t.gain_ci[0] for r in told.values() for t in r.values())), 1.25)
+    axis.legend(fontsize=8, ncols=2, loc="upper left")
+    axis.spines[["top", "right"]].set_visible(False)
+    _save(figure, path, dpi=100)
+
+
+def _save(figure: plt.Figure, path: Path, *, dpi: int) -> None:
+    with writing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
+    plt.close(figure)
