@@ -107,7 +107,9 @@ class Drill(Section):
     clean_references: int = Field(ge=1)
     trigger_fraction: float = Field(gt=0, lt=0.5)
     poison_rate: float = Field(gt=0, lt=1)
-    teacher_epochs: int = Field(ge=1)
+    teacher_epochs: int = Field(ge=1)  # of planting, in a copy of the teacher
+    reference_epochs: int = Field(ge=1)
+    reference_start: Literal["fresh", "teacher"]  # `teacher` shares whatever the chosen teacher hides
     student_epochs: int = Field(ge=1)
     student_images: int = Field(ge=0)  # at most so many student images per canary, 0 for all
     policies: tuple[FreezePolicy, ...]

@@ -100,6 +100,14 @@ def class_controls(
     if all(np.isnan(values)):
         return Control(float("nan"), float("nan"), float("nan"), 0, 0, tuple(values))
     worst = int(np.nanargmax(values))
-    return Control(
-        values[worst], float(np.nanmax(lows)), float(np.nanmax(highs)), worst, counts[worst], tuple(values)
-    )
+    return Control(values[worst], float(np.nanmax(lows)), float(np.nanmax(highs)), worst, counts[worst], tuple(values))
+
+
+def class_rises(clean: np.ndarray, triggered: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Control of each class without intervals, shape (classes,); −inf for a class beside which there is no other."""
+    out = np.full(classes, -np.inf)
+    for c in range(classes):
+        others = labels != c
+        if others.any():
+            out[c] = (triggered[others] == c).mean() - (clean[others] == c).mean()
+    return out

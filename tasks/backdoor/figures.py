@@ -1,0 +1,75 @@
+"""Figures of the backdoor gate: the worst patches, what transfers, and how the run-time filter sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tasks.backdoor.search import Found
+from tasks.models.architectures import Classifier
+from tasks.models.figures import figure
+from tasks.models.inference import logits
+
+
+def worst_patches(
+    path: Path, model: Classifier, found: Found, images: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> None:
+    """For every class, one image of another class before and after the patch that steers it there most often.
+
+    An image that the patch moves is shown where there is one; the titles tell what the model answers.
+    """
+    before = logits(model, images).argmax(1).numpy()
+    with figure(path, width=2.1 * len(classes) + 0.4, height=4.9) as drawing:
+        axes = drawing.subplots(2, len(classes), squeeze=False)
+        for c, patch in enumerate(found.patches):
+            triggered = patch.trigger.apply_uint8(images)
+            after = logits(model, triggered).argmax(1).numpy()
+            others = (labels != c) & (before == labels)
+            order = np.lexsort((np.arange(len(labels)), ~(others & (after == c)), ~others))
+            row = int(order[0])
+            for axis, picture, said in (
+                (axes[0, c], images[row], before[row]),
+                (axes[1, c], triggered[row], after[row]),
+            ):
+                shown = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+                axis.imshow(shown, cmap="gray" if len(picture) == 1 else None, vmin=0, vmax=255)
+                axis.set(xticks=[], yticks=[], xlabel=f"answer: {classes[said]}")
+            axes[0, c].set_title(f"true: {classes[int(labels[row])]}", fontsize=9)
+            axes[1, c].set_title(
+                f"{patch.pattern}, {patch.place}\nto {classes[c]}: {found.patch.by_class[c]:+.2f}", fontsize=9
+            )
+        drawing.suptitle("Worst patch found for each class (held-out control)", fontsize=10)
+
+
+def transfer(
+    path: Path, canaries: Sequence[str], columns: Sequence[str], control: np.ndarray, accuracy: np.ndarray
+) -> None:
+    """Heat map of what survives of each canary's backdoor; `control` and `accuracy` have shape (canaries, columns)."""
+    with figure(path, width=1.5 * len(columns) + 2.2, height=0.75 * len(canaries) + 1.7) as drawing:
+        axis = drawing.subplots()
+        shown = axis.imshow(control, cmap="Reds", vmin=0, vmax=1, aspect="auto")
+        for (r, c), value in np.ndenumerate(control):
+            text = "–" if np.isnan(value) else f"{value:.2f}\nacc. {accuracy[r, c]:.2f}"
+            axis.text(c, r, text, ha="center", va="center", fontsize=8, color="white" if value > 0.55 else "black")
+        axis.set_xticks(range(len(columns)), columns)
+        axis.set_yticks(range(len(canaries)), canaries)
+        axis.set(xlabel="trainable features of the student", ylabel="canary")
+        axis.set_title("Control that the planted trigger keeps", fontsize=10)
+        drawing.colorbar(shown, ax=axis, label="trigger control")
+
+
+def entropy_histogram(path: Path, groups: dict[str, np.ndarray], threshold: float, *, alpha: float) -> None:
+    """STRIP's entropies of each group of inputs, and the threshold below which an input is refused."""
+    top = max((float(v.max()) for v in groups.values() if len(v)), default=1.0)
+    bins = np.linspace(0, max(top, threshold, 1e-3), 26)
+    with figure(path, width=6.0, height=3.2) as drawing:
+        axis = drawing.subplots()
+        for i, (name, values) in enumerate(groups.items()):
+            axis.hist(
+                values, bins=list(bins), density=True, histtype="stepfilled", alpha=0.45, color=f"C{i}", label=name
+            )
+        axis.axvline(threshold, color="black", linestyle="--", linewidth=1, label="refused below")
+        axis.set(xlabel="mean entropy over classes (nats)", ylabel="density", title=f"STRIP, blend weight {alpha:g}")
+        axis.legend(fontsize=8)

@@ -1,0 +1,23 @@
+"""What the gate's methods take for granted, and what they cannot see: the study's Table 10, and section 3.1."""
+
+ASSUMPTIONS = (
+    "Patch search and inversion: a set of images known to be clean, with all classes; the trigger is small, keeps its "
+    "place and works on any image.",
+    "STRIP: a set of images known to be clean; the trigger works on any image and aims at one class; the better the "
+    "attack works, the better it is seen.",
+    "Fine-Pruning: a clean substitute for the training data; the attacker has not adapted to it.",
+)
+LIMITS = (
+    "Control tells how far a small patch steers this model, whoever put it there. Whether the teacher was tampered "
+    "with may be undecidable from a small clean set: clean teachers can be steered as far, so the teacher's scan is "
+    "information and decides nothing.",
+    "Triggers larger than the patches searched, spread over the image, blended in, or tied to single inputs are not "
+    "seen.",
+    "The search is a lower bound: a longer one may find a patch that steers further.",
+    "The drill plants BadNets squares; optimised and latent backdoors may be caught less often.",
+    "The drill's students are trained by the recipe of the section `student`, on fewer images and epochs.",
+)
+VOID_EPSILON = (
+    "This candidate is not mitigated: fine-tuning it on the private images outside differential privacy would void "
+    "its ε."
+)
