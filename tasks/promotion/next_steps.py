@@ -7,6 +7,15 @@ NEXT_STEPS: dict[str, str] = {
     "data": "Read the data report, correct the source or quarantine the records, and run again (4.3.2: the student's "
     "data must come from a trusted source).",
     "data.unreadable_share": "Obtain the images again from their source: too many cannot be read to trust the rest.",
+    "data.expectations_failed": "Read the failed expectations in `reports/data.json` and correct the source or its "
+    "layout.",
+    "data.quarantined_share": "Obtain the set-aside images again, or find out why so many are copies, blank or broken.",
+    "data.conflicting_label_share": "Have the images that stand under two labels judged anew by somebody who can tell.",
+    "data.split_leaks": "Declare patients or groups in the source, so that no image of one is in two splits.",
+    "data.teacher_overlap_share": "Take the shared images out of the student's data, or choose a teacher that has not "
+    "seen them (4.3.1: disclosed training data).",
+    "data.source_changes": "Find out who changed the source and why; declare the change in `data.declared_source`, or "
+    "restore what was there.",
     "data.shortcut_balanced_accuracy_gain": "Take the shortcut away: set `data.remedy` to crop or mask_corners (or "
     "supply lung masks), or collect data from several sources, so that the border no longer tells the class (4.3.2).",
     "data.smallest_class_share_minimum": "Collect more images of the rarest class, or leave that class out.",
@@ -26,6 +35,8 @@ NEXT_STEPS: dict[str, str] = {
     "accuracy, replace the teacher instead of mitigating (4.3.3: blind mitigation costs accuracy).",
     "adversarial": "In the order of Figure 38: lower the similarity to the teacher by retraining more layers, keep the "
     "teacher's identity to yourself, limit queries, train adversarially.",
+    "adversarial.attack_sanity": "The attacks did not behave as sound attacks do, so their failure proves nothing: "
+    "raise `adversarial.steps` and `adversarial.images`, and look for what hides the gradients.",
     "adversarial.mimicry_success": "Lower the similarity between student and teacher (Figure 38): retrain more "
     "layers (`student.freeze: all`), choose a teacher that is not public, and do not disclose which one was used.",
     "adversarial.pgd_success": "Do not expose the model's internals (C.4), limit cheap and frequent queries (C.2, "

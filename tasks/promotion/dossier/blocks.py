@@ -39,3 +39,10 @@ def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]], *, n
 def chip(state: str, word: str) -> dict[str, str]:
     """A verdict in a coloured pill; `state` is passed, failed, unsure or plain."""
     return {"state": state, "text": word}
+
+
+def heat(value: float | None) -> dict[str, Any] | str:
+    """A share in [0, 1] as a cell that is darker the larger it is; a dash where there is none."""
+    if value is None:
+        return "–"
+    return {"heat": f"{0.5 * min(1.0, max(0.0, value)):.2f}", "text": f"{value:.2f}"}

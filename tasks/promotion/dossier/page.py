@@ -7,7 +7,8 @@ from typing import Any
 
 from tasks.gate import Check, GateResult
 from tasks.promotion.decision import Decision, Reason, result_candidate
-from tasks.promotion.dossier import sections
+from tasks.promotion.dossier.chapters import chapters
+from tasks.promotion.dossier.chapters.gate_reports import gate_report
 from tasks.promotion.dossier.intervals import picture
 from tasks.promotion.dossier.reports import CANDIDATES, Reports
 from tasks.promotion.dossier.words import GLOSSARY, MEANINGS, QUESTIONS, humane, interval, limit, number, short
@@ -31,7 +32,7 @@ def page(
         "notes": [n for n in decision.notes if n != decision.comparison.why],
         "gates": _gate_rows(reports, policy, decision),
         "evidence": [_gate(reports, gate, result) for gate, result in own.items()],
-        "sections": sections.sections(reports, decision.candidate),
+        "chapters": chapters(reports, decision.candidate),
         "policy": _policy(policy),
         "origin": _origin(predicate),
         "digests": _digests(decision, predicate),
@@ -150,7 +151,7 @@ def _gate(reports: Reports, gate: str, result: GateResult | str) -> dict[str, An
         "assumptions": result.assumptions,
         "limits": result.limits,
         "figures": reports.figures(name) if result.candidate in CANDIDATES else [],
-        "facts": sections.gate_facts(gate, reports.json(name)) if result.candidate in CANDIDATES else [],
+        "facts": gate_report(gate, reports.json(name)) if result.candidate in CANDIDATES else [],
     }
 
 

@@ -22,6 +22,7 @@ class Figure:
 
     source: str
     caption: str
+    wide: bool  # more than twice as wide as high: it gets a line of its own
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,28 @@ class Reports:
 
     def figures(self, name: str) -> list[Figure]:
         """PNG figures of `reports/figures/<name>/`, in the order of their names."""
-        return [
-            Figure(
-                source="data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
-                caption=CAPTIONS.get(path.stem, path.stem.replace("_", " ").replace("-", " ").capitalize()),
-            )
-            for path in sorted((self.folder / "figures" / name).glob("*.png"))
-        ]
+        return [_figure(path) for path in sorted((self.folder / "figures" / name).glob("*.png"))]
 
 
-CAPTIONS: dict[str, str] = {}
+def _figure(path: Path) -> Figure:
+    data = path.read_bytes()
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))  # of a PNG's header
+    return Figure(
+        source="data:image/png;base64," + base64.b64encode(data).decode(),
+        caption=CAPTIONS.get(path.stem, path.stem.replace("_", " ").replace("-", " ").capitalize()),
+        wide=width > 2 * height,
+    )
+
+
+CAPTIONS = {
+    "contact_teacher_task": "Contact sheet of the teacher's task: images as the models see them, by class",
+    "contact_student_task": "Contact sheet of the student's task: images as the models see them, by class",
+    "classes_teacher_task": "Images a class and split, teacher's task",
+    "classes_student_task": "Images a class and split, student's task",
+    "shortcut": "How well border and corners alone tell the class, with and without remedies",
+    "learning_curve": "Learning curve: loss and accuracy after each epoch",
+    "confusion": "Confusion on the test split",
+    "reliability": "Reliability: how often an answer is right, against how sure it claims to be",
+    "accuracy_against_budget": "Accuracy under attack against the budget",
+    "images": "What the attacks look like: an image, what it became, and the difference, enlarged",
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -20,7 +21,14 @@ QUESTIONS = {
 
 MEANINGS = {
     "data.unreadable_share": "Share of the image files that could not be read.",
-    "data.shortcut_balanced_accuracy_gain": "How well border or corners alone tell the class: 0 is guessing, 1 perfect.",
+    "data.shortcut_balanced_accuracy_gain": "How well border or corners alone tell the class: 0 is guessing, 1 "
+    "perfect.",
+    "data.expectations_failed": "Expectations on the manifest (complete, unique, in range) that did not hold.",
+    "data.quarantined_share": "Share of the records that was set aside.",
+    "data.conflicting_label_share": "Share of the images whose content stands under two labels.",
+    "data.split_leaks": "Pictures, near copies or patients found in two splits.",
+    "data.teacher_overlap_share": "Share of the student's images that the teacher's training data hold.",
+    "data.source_changes": "Sources that hold something else than when they were first seen.",
     "data.smallest_class_share_minimum": "Share of all images that the rarest class has.",
     "provenance.failed_checks": "Checks of the chosen teacher that failed and that nobody waived.",
     "provenance.teacher_accuracy": "What the teacher gets right on test images of its own task.",
@@ -29,6 +37,7 @@ MEANINGS = {
     "backdoor.accuracy_minimum": "What the candidate gets right without an attack.",
     "adversarial.mimicry_success": "Share fooled by images crafted on the teacher alone, without seeing the student.",
     "adversarial.pgd_success": "Share fooled by an attacker who holds the candidate's own weights.",
+    "adversarial.attack_sanity": "Signs that the attacks worked at all; one that is missing voids the gate.",
     "privacy.membership_advantage": "How much better than guessing an attacker tells members from others.",
     "privacy.tpr_at_1_fpr": "Share of members identified when only one in a hundred others is accused.",
     "privacy.epsilon": "The proven bound: how much one record can change what is learnt.",
@@ -58,6 +67,10 @@ def humane(name: str) -> str:
 
 def number(value: Any) -> str:
     """Three decimals for measured figures, none for counts, a dash for what was not measured."""
+    return _digits(value).replace("-", "−") if isinstance(value, int | float) else _digits(value)
+
+
+def _digits(value: Any) -> str:
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else "yes" if value is True else "no" if value is False else str(value)
     if not math.isfinite(value):
@@ -77,12 +90,19 @@ def interval(low: Any, high: Any) -> str:
 
 def figure(entry: Any) -> str:
     """A record {"value", "low", "high"} as `0.912 (0.88 to 0.94)`; a plain number as it is."""
-    if not isinstance(entry, dict):
+    if not isinstance(entry, Mapping):
         return number(entry)
     value = number(entry.get("value"))
     if entry.get("low") is None or entry.get("high") is None:
         return value
     return f"{value} ({interval(entry['low'], entry['high'])})"
+
+
+def measured(entry: Any) -> Any:
+    """The same for a table: the figure, with its interval on a line of its own."""
+    if not isinstance(entry, Mapping) or entry.get("low") is None or entry.get("high") is None:
+        return figure(entry)
+    return {"figure": number(entry.get("value")), "interval": interval(entry["low"], entry["high"])}
 
 
 def limit(check: Check) -> str:
@@ -96,3 +116,12 @@ def short(sha256: str) -> str:
 def prose(text: str) -> Markup:
     """Escaped text in which `code` in backticks is set as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  escaped before
+
+
+def pick(record: Any, *keys: str) -> Any:
+    """The value below these keys, or None where one of them is missing: reports grow, and pages must not fall over."""
+    for key in keys:
+        if not isinstance(record, Mapping) or key not in record:
+            return None
+        record = record[key]
+    return record
