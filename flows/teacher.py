@@ -50,7 +50,8 @@ def teacher(context: Context) -> None:
     def progress(done: int, verdict: Verdict) -> None:
         reasons = "; ".join(f.name for f in verdict.refusals)
         context.progress(done, len(offers), verdict.name)
-        context.say(f"{verdict.name}: " + ("accepted" if verdict.accepted else f"refused ({reasons})"))
+        waived = f", waived: {', '.join(f.name for f in verdict.waived)}" if verdict.waived else ""
+        context.say(f"{verdict.name}: " + ("accepted" if verdict.accepted else f"refused ({reasons})") + waived)
 
     verdicts = examine_all(offers, rules, task, section.waive, progress=progress)
     report: dict[str, Any] = {

@@ -157,7 +157,7 @@ def disclosed_data(case: Case) -> Answer:
     """Does the provider say what the teacher was trained on?"""
     data = case.offer.card.training_data
     if not data.disclosed:
-        return "fail", f"The provider does not disclose the training data ({data.name})."
+        return "fail", "The provider does not disclose the training data."
     if data.manifest_sha256 is None:
         return "pass", f"Disclosed by name only: {data.name}; without a manifest's digest it cannot be compared."
     if data.manifest_sha256 == case.task.manifest_sha256:

@@ -14,7 +14,6 @@ from torch import Tensor
 from tasks.errors import GatehouseError
 from tasks.teachers import formats, pickles
 
-
 # What torch.load was seen to raise on damaged files, beside its own UnpicklingError.
 _DAMAGED = (
     pickle.UnpicklingError,

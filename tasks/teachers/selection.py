@@ -9,7 +9,7 @@ from typing import Any
 from tasks.errors import GatehouseError
 from tasks.teachers.card import TRUST, Offer
 from tasks.teachers.case import Accuracy, Case, OwnTask, Rules, open_case
-from tasks.teachers.checks import Finding, check_waivers, run_checks
+from tasks.teachers.checks import BINDING, Finding, check_waivers, run_checks
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,11 @@ def choose(verdicts: list[Verdict]) -> Verdict:
     accepted = [v for v in verdicts if v.accepted]
     if not accepted:
         refused = "; ".join(f"{v.name} ({', '.join(f.name for f in v.refusals)})" for v in verdicts)
+        loadable = any(not {f.name for f in v.refusals} & set(BINDING) for v in verdicts)
+        waive = ", or name in teacher.waive the failures you accept" if loadable else ""
         raise GatehouseError(
             f"No candidate teacher can be used, each was refused: {refused}; reports/teacher.json holds the evidence: "
-            "list another card in teacher.cards of params.yaml, or name in teacher.waive the failures you accept."
+            f"list another card in teacher.cards of params.yaml{waive}."
         )
     return max(accepted, key=lambda v: v.rank.key)
 
@@ -129,6 +131,8 @@ def why(chosen: Verdict, verdicts: list[Verdict]) -> str:
     """One sentence: what set the chosen one apart."""
     others = [v for v in verdicts if v.accepted and v is not chosen]
     cautions = f", with failures waived: {', '.join(f.name for f in chosen.waived)}" if chosen.waived else ""
+    if len(verdicts) == 1:
+        return f"{chosen.name} is the only candidate, and it was not refused{cautions}."
     if not others:
         return f"{chosen.name} is the only one of {len(verdicts)} candidates that was not refused{cautions}."
     second = max(others, key=lambda v: v.rank.key)

@@ -62,6 +62,7 @@ def test_refusal_comes_before_torch_and_names_the_reason(
         read_tensors(hostile[1][kind], "pth", source="the file")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("kind", [k for k in KINDS if not k.startswith("bare") and "second" not in k])
 def test_second_wall_holds_without_the_first(
     hostile: tuple[Path, dict[str, bytes]], kind: str, monkeypatch: pytest.MonkeyPatch

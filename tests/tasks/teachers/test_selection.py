@@ -53,6 +53,11 @@ def test_none_left_is_one_sentence_with_refusals_and_next_step(
     message = str(caught.value)
     assert "one (signature); two (signature, licence)" in message
     assert "teacher.waive" in message
+    broken = offer(name="broken", signed=True)
+    broken.weights.unlink()
+    with pytest.raises(GatehouseError, match=r"broken \(digest\)") as caught:
+        choose(examine_all([broken], rules(broken), task, ()))
+    assert "teacher.waive" not in str(caught.value)  # nothing that could be waived would help
     assert "teacher.cards" in message
 
 
