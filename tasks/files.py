@@ -79,5 +79,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise GatehouseError(f"{path} does not exist; run `make run`, which makes it.") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not UTF-8
         raise GatehouseError(f"{path} is not valid JSON ({error}); delete it and run `make run` again.") from error

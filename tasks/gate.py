@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tasks.errors import GatehouseError
 from tasks.files import write_text
@@ -29,7 +29,8 @@ class Frozen(BaseModel):
 class Check(Frozen):
     """One measured figure against one threshold.
 
-    `ci` is the interval of `observed`; the comparison uses its bad end: the high end for `<=`, the low end for `>=`.
+    `ci` is the interval of `observed`; the comparison uses its bad end: the high end for `<=`, the low end for `>=`,
+    or `observed` itself where that is worse still (a percentile interval need not hold its own figure).
     A figure that was computed exactly (a count, an equality) has an interval of width zero.
     """
 
@@ -54,13 +55,13 @@ class Check(Frozen):
 
     @property
     def bad_end(self) -> float | None:
-        if self.ci is None:
+        if self.ci is None or self.observed is None:
             return None
-        return self.ci[1] if self.op == "<=" else self.ci[0]
+        return max(*self.ci, self.observed) if self.op == "<=" else min(*self.ci, self.observed)
 
     @property
     def status(self) -> Verdict:
-        if self.observed is None or self.bad_end is None or self.n == 0 or not math.isfinite(self.threshold):
+        if self.bad_end is None or self.n == 0 or not math.isfinite(self.threshold):
             return "inconclusive"
         holds = self.bad_end <= self.threshold if self.op == "<=" else self.bad_end >= self.threshold
         return "passed" if holds else "failed"
@@ -171,7 +172,7 @@ class GateResult(Frozen):
             result = cls.model_validate(content)
         except FileNotFoundError:
             raise GatehouseError(f"Gate result {path} is missing; run `make run`, which writes it.") from None
-        except (ValidationError, json.JSONDecodeError, AttributeError, TypeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             first = str(error).splitlines()[0]
             raise GatehouseError(f"Gate result {path} is malformed ({first}); run the gate again.") from error
         derived = (result.verdict, [c.status for c in result.checks])

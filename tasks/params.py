@@ -223,7 +223,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise GatehouseError(f"{path} does not exist here; run from the project's root folder.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise GatehouseError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise GatehouseError(f"{path} must hold sections (risk, data, …), but holds {type(content).__name__}.")
