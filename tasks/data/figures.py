@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from PIL import Image
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -42,7 +44,7 @@ def contact_sheet(prepared: Prepared, path: Path, *, seed: int, title: str) -> N
                 axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes[row, 0].set_title(f"{name} ({len(own)})", loc="left", fontsize=10)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path, dpi=90)
+    _save(figure, path, dpi=90, gray=prepared.images.shape[1] == 1)
 
 
 def class_histogram(prepared: Prepared, path: Path, *, title: str) -> None:
@@ -58,7 +60,7 @@ def class_histogram(prepared: Prepared, path: Path, *, title: str) -> None:
     axis.invert_yaxis()
     axis.set_xlabel("images")
     axis.set_title(title, fontsize=11)
-    axis.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.9 if len(left) < 3 else -0.65))
+    figure.legend(fontsize=8, ncols=3, loc="outside lower center", frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path, dpi=110)
 
@@ -85,7 +87,10 @@ def shortcut_bars(told: Mapping[Remedy, dict[str, Told]], path: Path, *, thresho
     _save(figure, path, dpi=100)
 
 
-def _save(figure: plt.Figure, path: Path, *, dpi: int) -> None:
-    with writing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi)
+def _save(figure: plt.Figure, path: Path, *, dpi: int, gray: bool = False) -> None:
+    """Write a PNG; a gray one takes half the space."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
     plt.close(figure)
+    with writing(path) as temporary:
+        Image.open(buffer).convert("L" if gray else "RGB").save(temporary, format="PNG", optimize=True)
