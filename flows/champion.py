@@ -18,6 +18,7 @@ from tasks.models.architectures import Classifier
 from tasks.params import Promotion
 from tasks.promotion.evidence import EVIDENCE_FOLDER, Proven, load_proven
 from tasks.promotion.keys import public_key_path, read_public_key
+from tasks.promotion.ledger import LEDGER, last_promotion
 
 
 class Preparation(BaseModel):
@@ -76,7 +77,7 @@ def load_champion(promotion: Promotion) -> ProvenChampion:
     """The proven champion, verified with the operator's own public key.
 
     Raises:
-        UnprovenError: nothing proves what has the alias.
+        UnprovenError: nothing proves what has the alias, or it is not what the newest decision promoted.
         GatehouseError: nothing has the alias.
     """
     name = promotion.model_name
@@ -89,4 +90,22 @@ def load_champion(promotion: Promotion) -> ProvenChampion:
             f"The alias champion of {name!r} stands on version {version}, and its evidence does not verify: {error}",
             version,
         ) from error
+    _refuse_what_no_decision_chose(name, version, proven.sha256)
     return ProvenChampion(folder, version, model, proven)
+
+
+def _refuse_what_no_decision_chose(name: str, version: str, sha256: str) -> None:
+    """An older version may have evidence of its own; champion it is only by the newest decision of this project.
+
+    A server without the project's record of decisions knows the evidence alone.
+    """
+    if not LEDGER.exists():
+        return
+    chosen = last_promotion(LEDGER)
+    if chosen is None or str(chosen["version"]) != version or chosen["sha256"] != sha256:
+        what = "promoted nothing" if chosen is None else f"promoted version {chosen['version']}"
+        raise UnprovenError(
+            f"The alias champion of {name!r} stands on version {version}, but the decisions in {LEDGER} {what}: "
+            "somebody moved the alias; run `.venv/bin/python -m flows.promotion` to have it decided again.",
+            version,
+        )

@@ -36,7 +36,6 @@ from tasks.serving.statistics import STATISTICS, image_statistics
 EVIDENCE = Path("reports/evidence")
 REPORT = Path("reports/promotion.json")
 DOSSIER = Path("reports/dossier.html")
-LEDGER = Path(".gatehouse/decisions.jsonl")
 
 
 def promotion(context: Context) -> None:
@@ -65,7 +64,7 @@ def promotion(context: Context) -> None:
         )
     version = _promote(context, policy, folder, record, key.public_key()) if decision.decision == "promoted" else None
     head = ledger.append(
-        LEDGER,
+        ledger.LEDGER,
         {
             "at": predicate.decided_at,
             "decision": decision.decision,
@@ -216,8 +215,8 @@ def tell(arguments: list[str]) -> int:
         return 1
     for line in proven.lines():
         print(f"  {line}")
-    if LEDGER.exists():
-        print(f"  The chain of decisions is whole; its head is {ledger.head_of(LEDGER)[:12]}.")
+    if ledger.LEDGER.exists():
+        print(f"  The chain of decisions is whole; its head is {ledger.head_of(ledger.LEDGER)[:12]}.")
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib.metadata import version as package_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +27,8 @@ from tasks.promotion.keys import public_key_path, read_public_key
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 DIGEST_TAG = "gatehouse.sha256"
+# Named one by one: a bare "gatehouse" would have pip fetch whatever somebody else publishes under that name.
+LOADS_WITH = ("torch", "numpy", "safetensors", "pydantic", "cryptography", "pyyaml")
 DATA = "data/model"  # where a version's own files lie among what MLflow adds
 DOWNLOADS = Path(".gatehouse/registry")
 
@@ -51,6 +54,7 @@ def champion_folder(model_name: str) -> tuple[Path, str]:
 def version_folder(model_name: str, version: str) -> Path:
     """Where this version's files are; those on a remote server are fetched to .gatehouse/registry first."""
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     uri = _client().get_model_version_download_uri(model_name, version)
     parsed = urlparse(uri)
@@ -59,7 +63,10 @@ def version_folder(model_name: str, version: str) -> Path:
     else:
         target = DOWNLOADS / model_name / version
         target.mkdir(parents=True, exist_ok=True)
-        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target)))
+        try:
+            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target)))
+        except MlflowException as error:
+            raise GatehouseError(f"Cannot fetch {model_name!r} version {version} ({error.message}).") from error
     if not (folder / DATA).is_dir():
         raise GatehouseError(f"The files of {model_name!r} version {version} are gone ({folder}); promote again.")
     return folder / DATA
@@ -67,9 +74,9 @@ def version_folder(model_name: str, version: str) -> Path:
 
 def champion_standing(model_name: str, sha256: str) -> str:
     """Empty if the alias `champion` stands on a version with these weights and its evidence verifies; else why not."""
-    key = read_public_key(public_key_path(load_params().promotion.signing_key))
     again = "run `.venv/bin/python -m flows.promotion` to have it decided again"
     try:
+        key = read_public_key(public_key_path(load_params().promotion.signing_key))
         folder, version = champion_folder(model_name)
         proven = verify(folder, public_key=key)
     except GatehouseError as error:
@@ -103,7 +110,7 @@ def register(model_name: str, model_folder: Path, evidence: Path, *, sha256: str
             name="candidate",
             loader_module=__name__,
             data_path=str(folder),
-            pip_requirements=["gatehouse"],
+            pip_requirements=[f"{p}=={package_version(p)}" for p in LOADS_WITH],
             registered_model_name=model_name,
             await_registration_for=0,
         )

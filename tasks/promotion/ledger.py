@@ -15,6 +15,7 @@ from tasks.errors import GatehouseError
 from tasks.files import sha256_bytes
 
 START = "0" * 64
+LEDGER = Path(".gatehouse/decisions.jsonl")
 
 
 def append(path: Path, entry: dict[str, Any]) -> str:
@@ -35,12 +36,27 @@ def head_of(path: Path) -> str:
     Raises:
         GatehouseError: a line does not hold the digest of the one before it.
     """
-    head = START
+    return _walk(path)[0]
+
+
+def last_promotion(path: Path) -> dict[str, Any] | None:
+    """The newest entry that promoted a version, from a whole chain; None where there is none.
+
+    Raises:
+        GatehouseError: the chain is broken.
+    """
+    promoted = [entry for entry in _walk(path)[1] if entry.get("decision") == "promoted"]
+    return promoted[-1] if promoted else None
+
+
+def _walk(path: Path) -> tuple[str, list[dict[str, Any]]]:
+    head, entries = START, []
     if not path.exists():
-        return head
+        return head, entries
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            previous = json.loads(line)["previous"]
+            entry = json.loads(line)
+            previous = entry["previous"]
         except (ValueError, KeyError, TypeError):
             previous = None
         if previous != head:
@@ -49,4 +65,5 @@ def head_of(path: Path) -> str:
                 "Move the file aside to begin a new chain, and keep it for whoever investigates."
             )
         head = sha256_bytes(line)
-    return head
+        entries.append(entry)
+    return head, entries
