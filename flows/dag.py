@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Literal
 
 import psutil
@@ -20,6 +21,7 @@ from tasks.files import read_json, write_json
 
 LOGS = Path(".gatehouse/logs")
 RUNNING = Path(".gatehouse/running")
+_interrupted = Event()
 # Stages run side by side on the same cores: a thread that waits for its siblings must not spin meanwhile.
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 State = Literal["ran", "skipped", "restored", "failed", "not reached"]
@@ -71,6 +73,8 @@ def run_stage(stage: str, environment: dict[str, str], say: Callable[[str], None
     Raises:
         GatehouseError: the stage failed; the message is the stage's own last words.
     """
+    if _interrupted.is_set():
+        raise GatehouseError("interrupted before it began.")
     started = time.monotonic()
     LOGS.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
@@ -100,11 +104,19 @@ def run_stage(stage: str, environment: dict[str, str], say: Callable[[str], None
         record.unlink(missing_ok=True)
     seconds = time.monotonic() - started
     text = "\n".join(lines)
+    if code and _interrupted.is_set():
+        raise GatehouseError("interrupted.")
     if code:
         raise GatehouseError(_last_words(stage, lines))
     if "didn't change, skipping" in text:
         return "skipped", seconds
     return ("restored" if "is cached - skipping run" in text else "ran"), seconds
+
+
+def interrupt() -> None:
+    """Stop every stage that runs and let none begin."""
+    _interrupted.set()
+    stop_leftovers()
 
 
 def stop_leftovers() -> list[str]:
@@ -119,7 +131,7 @@ def stop_leftovers() -> list[str]:
                 found.append(record.stem)
         except psutil.NoSuchProcess:
             found += _orphans(record.stem)
-        record.unlink()
+        record.unlink(missing_ok=True)
     return found
 
 

@@ -115,8 +115,13 @@ def _run_stages(graph: dag.Dag, *, workers: int) -> list[Outcome]:
                 futures[stage] = runner.submit(
                     named, parameters={"stage": stage, "upstream": [futures[d] for d in graph.needs[stage]]}
                 )
-            for future in futures.values():
-                future.wait()
+            try:
+                for future in futures.values():
+                    future.wait()
+            except BaseException:
+                # An interrupt: the stages first, then the threads that wait for them come to an end by themselves.
+                dag.interrupt()
+                raise
     return [outcomes.get(stage, Outcome(stage, "not reached", 0.0)) for stage in _in_order(graph)]
 
 
@@ -181,7 +186,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", default=DEFAULT, help=f"one of: {', '.join(known_profiles())}")
     parser.add_argument("--data", metavar="FOLDER", help="where the profile's images are; sets data.root")
     arguments = parser.parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     try:
         with prefect_server():
             from prefect import flow
