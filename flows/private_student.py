@@ -55,6 +55,10 @@ def private_student(context: Context) -> None:
     # Everything that decides the weights goes into the seed, so that no noise is ever used for two models.
     inputs = (str(seed), data.sha256, public.sha256, teacher.sha256, repr(plan), repr(delta))
 
+    def progress(done: int, total: int) -> None:
+        if done % max(total // 5, 1) == 0:
+            context.progress(done, total, "private steps")
+
     def train(how: Plan, which: str) -> nn.Linear:
         return whiten.fold(
             train_head(
@@ -63,7 +67,7 @@ def private_student(context: Context) -> None:
                 classes=len(data.classes),
                 plan=how,
                 seed=noise_seed(project_secret(), which, *inputs),
-                progress=lambda done, total: context.progress(done, total, f"steps, {which}"),
+                progress=progress if how is plan else None,
             )
         )
 

@@ -8,6 +8,7 @@ by their counts, and no step is chosen by what a validation split says.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -89,7 +90,10 @@ def train_head(
     averaged = 0
     for step, batch in enumerate(sampler):
         optimiser.zero_grad()
-        F.cross_entropy(module(features[batch]), labels[batch], reduction="sum").backward()
+        loss = F.cross_entropy(module(features[batch]), labels[batch], reduction="sum")
+        with warnings.catch_warnings():  # Opacus' hooks on a first layer; its inputs need no gradient
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            loss.backward()
         optimiser.step()
         if step >= plan.steps // 2:
             averaged += 1

@@ -20,7 +20,7 @@ from tasks.privacy.scoring import attack_checks, membership_advantage, tpr_at_fp
 
 HEADS = 6  # of each kind
 LEAST_ELSEWHERE = 20
-HIDDEN, STEPS = 128, 150
+HIDDEN, STEPS = 64, 100
 WRONG_LABELS = 0.25  # share of records whose label is drawn anew, so that they can only be learnt by heart
 
 

@@ -84,7 +84,9 @@ def train_heads(
     generator = torch.Generator().manual_seed(seed)
     weights, biases = [], []
     for inputs, outputs in pairwise(widths):
-        start = torch.randn(len(included), inputs, outputs, generator=generator) * (1 / inputs) ** 0.5
+        # A linear head has one optimum: from zero, directions that its records do not show stay at zero.
+        spread = (1 / inputs) ** 0.5 if hidden else 0.0
+        start = torch.randn(len(included), inputs, outputs, generator=generator) * spread
         weights.append(start.requires_grad_(True))
         biases.append(torch.zeros(len(included), 1, outputs, requires_grad=True))
     optimiser = torch.optim.Adam([*weights, *biases], lr=learning_rate)

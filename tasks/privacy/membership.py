@@ -64,7 +64,7 @@ def likelihood_ratio_scores(
 ) -> np.ndarray:
     """How many deviations the candidate's confidence lies above that of models that never saw it, shape (n,).
 
-    It orders records as the paper's offline probability Pr[N(mean, deviation²) ≤ confidence] does, but never rounds to 1.
+    It orders records as the paper's Pr[N(mean, deviation²) ≤ confidence] does, but never rounds to 1.
 
     Args:
         confidence: the candidate's scaled logits, shape (n,).
