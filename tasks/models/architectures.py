@@ -96,12 +96,11 @@ def _conv(inputs: int, outputs: int) -> list[nn.Module]:
 
 def simple_cnn(spec: ModelSpec) -> Classifier:
     """The study's small network in kind (section 2.2.1, Figure 25): about 250 thousand parameters, no residuals."""
-    pool = nn.MaxPool2d(2)
     blocks: OrderedDict[str, nn.Module] = OrderedDict(
-        block1=nn.Sequential(*_conv(max(len(spec.mean), spec.channels), 24), pool),
-        block2=nn.Sequential(*_conv(24, 48), pool),
-        block3=nn.Sequential(*_conv(48, 96), pool),
-        block4=nn.Sequential(*_conv(96, 128), pool),
+        block1=nn.Sequential(*_conv(max(len(spec.mean), spec.channels), 24), nn.MaxPool2d(2)),
+        block2=nn.Sequential(*_conv(24, 48), nn.MaxPool2d(2)),
+        block3=nn.Sequential(*_conv(48, 96), nn.MaxPool2d(2)),
+        block4=nn.Sequential(*_conv(96, 128), nn.MaxPool2d(2)),
         block5=nn.Sequential(*_conv(128, 72), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     )
     return Classifier(Normalise(spec.mean, spec.sd), blocks, 72, len(spec.classes))

@@ -1,0 +1,69 @@
+"""Patch-randomised training: one square, within bounds, on the promised share of images, drawn from a seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tasks.models.patches import patch_randomise
+
+
+def patched(x: Tensor, *, probability: float = 1.0, max_fraction: float = 0.2, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return patch_randomise(x, probability=probability, max_fraction=max_fraction, generator=generator)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 12),
+    channels=st.sampled_from([1, 3]),
+    side=st.integers(16, 40),
+    fraction=st.floats(0.05, 0.5),
+    seed=st.integers(0, 10_000),
+)
+def test_only_a_square_within_bounds_changes(n: int, channels: int, side: int, fraction: float, seed: int) -> None:
+    x = torch.rand(n, channels, side, side, generator=torch.Generator().manual_seed(seed)) * 0.5 + 0.25
+    before = x.clone()
+    out = patched(x, max_fraction=fraction, seed=seed)
+    assert torch.equal(x, before)
+    assert out.shape == x.shape
+    assert out.min() >= 0
+    assert out.max() <= 1
+    largest = max(2, round(fraction * side))
+    for image, original in zip(out, x, strict=True):
+        rows, columns = np.nonzero((image != original).any(0).numpy())
+        if len(rows):
+            assert np.ptp(rows) < largest
+            assert np.ptp(columns) < largest
+
+
+def test_the_share_of_images_and_the_seed() -> None:
+    x = torch.full((600, 1, 24, 24), 0.37)
+    out = patched(x, probability=0.7)
+    share = (out != x).flatten(1).any(1).float().mean().item()
+    # A patch cut from another image of this uniform set shows nothing: a sixth of the patches.
+    assert share == pytest.approx(0.7 * 5 / 6, abs=0.06)
+    assert torch.equal(patched(x, probability=0.0), x)
+    assert torch.equal(out, patched(x, probability=0.7))
+    assert not torch.equal(out, patched(x, probability=0.7, seed=1))
+
+
+def test_corners_are_drawn_more_often_than_their_area() -> None:
+    x = torch.full((2000, 1, 32, 32), 0.37)
+    changed = (patched(x) != x).float().mean(0)[0]
+    assert changed[:4, :4].mean() > 2 * changed[14:18, 4:8].mean() > 0
+    assert changed[14:18, 14:18].mean() > 0
+
+
+def test_patches_are_flat_noisy_and_cut_from_other_images() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.rand(400, 1, 24, 24, generator=rng) * 0.2 + 0.4
+    out = patched(x, max_fraction=0.4)
+    spreads = [out[i][out[i] != x[i]].std().item() for i in range(400) if (out[i] != x[i]).sum() > 8]
+    assert min(spreads) == pytest.approx(0, abs=1e-6)  # flat
+    assert max(spreads) > 0.4  # black and white noise
+    assert any(0.02 < s < 0.08 for s in spreads)  # another image: the spread of this set
