@@ -29,7 +29,7 @@ from tasks.promotion.comparison import compare
 from tasks.promotion.decision import Comparison, Decision, decide, result_names
 from tasks.promotion.dossier import write_dossier
 from tasks.promotion.evidence import ENVELOPE, EVIDENCE_FOLDER, Predicate, attest, load_proven, verify
-from tasks.promotion.keys import PublicKey, public_key_path, read_public_key, signing_key
+from tasks.promotion.keys import PublicKey, key_id, public_key_path, read_public_key, signing_key
 from tasks.risk import POLICY_FILE, Policy, load_policy
 from tasks.serving.statistics import STATISTICS, image_statistics
 
@@ -76,7 +76,7 @@ def promotion(context: Context) -> None:
             "reasons": [f"{r.gate}.{r.check}: {r.status}" for r in decision.reasons],
         },
     )
-    _report(context, decision, predicate, version, head)
+    _report(context, decision, predicate, version, head, key_id(key.public_key()))
 
 
 def _results(policy: Policy) -> tuple[GateResult, ...]:
@@ -156,7 +156,9 @@ def _proven_version(name: str, sha256: str, policy: Policy, key: PublicKey) -> s
     return None
 
 
-def _report(context: Context, decision: Decision, predicate: Predicate, version: str | None, head: str) -> None:
+def _report(
+    context: Context, decision: Decision, predicate: Predicate, version: str | None, head: str, signed_by: str
+) -> None:
     promoted = decision.decision == "promoted"
     content = {
         "decision": decision.decision,
@@ -172,7 +174,15 @@ def _report(context: Context, decision: Decision, predicate: Predicate, version:
     }
     write_json(REPORT, content)
     name = context.params.promotion.model_name
-    write_dossier(DOSSIER, root=Path("."), decision=decision, predicate=predicate, version=version, model_name=name)
+    write_dossier(
+        DOSSIER,
+        root=Path("."),
+        decision=decision,
+        predicate=predicate,
+        version=version,
+        model_name=name,
+        signed_by=signed_by,
+    )
     context.artifact(str(DOSSIER))
     context.metrics({"promoted": float(promoted), "reasons_against": float(len(decision.reasons))})
     if promoted:

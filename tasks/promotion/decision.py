@@ -6,7 +6,7 @@ from typing import Literal
 
 from tasks.gate import Check, Frozen, GateResult, Verdict
 from tasks.models.checkpoints import ModelRecord
-from tasks.promotion.next_steps import DRILL, UNBOUND, UNMEASURED, next_step
+from tasks.promotion.next_steps import DRILL, DRILLS, UNBOUND, UNMEASURED, next_step
 from tasks.risk import Policy
 
 # Gates that judge a parent of the model: name → (candidate in the file's name, parent in model.json).
@@ -97,7 +97,15 @@ def _result_reasons(result: GateResult, policy: Policy, record: ModelRecord) -> 
             f"{result.gate}: the drill caught {drill.caught} of {drill.planted} canaries and accused "
             f"{drill.accused} of {drill.clean} clean models, so the gate proves nothing either way."
         )
-        reasons.append(Reason(gate=result.gate, check="drill", status="inconclusive", sentence=text, next_step=DRILL))
+        reasons.append(
+            Reason(
+                gate=result.gate,
+                check="drill",
+                status="inconclusive",
+                sentence=text,
+                next_step=DRILLS.get(result.gate, DRILL),
+            )
+        )
     if not reasons and result.verdict != "passed":
         reasons.append(_evidence(result.gate, "verdict", result.verdict, f"{result.gate} is {result.verdict}."))
     return reasons

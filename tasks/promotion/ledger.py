@@ -50,7 +50,8 @@ def last_promotion(path: Path) -> dict[str, Any] | None:
 
 
 def _walk(path: Path) -> tuple[str, list[dict[str, Any]]]:
-    head, entries = START, []
+    head = START
+    entries: list[dict[str, Any]] = []
     if not path.exists():
         return head, entries
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):

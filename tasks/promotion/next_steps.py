@@ -52,10 +52,17 @@ NEXT_STEPS: dict[str, str] = {
     "raise `promotion.accuracy_margin` if this loss is a price worth paying for what the new model brings.",
 }
 
-DRILL = (
-    "The gate could not be trusted, so nothing was shown: plant more canaries (`drill.canaries`, "
-    "`drill.clean_references`), search longer (`backdoor.search_steps`, `backdoor.restarts`), and run again."
-)
+# A gate whose drill fell short proves nothing, whatever its checks say.
+DRILLS: dict[str, str] = {
+    "backdoor": "The gate could not be trusted, so nothing was shown: search longer (`backdoor.search_steps`, "
+    "`backdoor.restarts`, `backdoor.search_images`), plant more canaries (`drill.canaries`, `drill.clean_references`), "
+    "or train longer, for a weak model cannot be told from a steered one.",
+    "adversarial": "The gate could not be trusted, so nothing was shown: attack more images and for longer "
+    "(`adversarial.images`, `adversarial.steps`), on a candidate that answers enough of them right.",
+    "privacy": "The gate could not be trusted, so nothing was shown: ask about more records and train more reference "
+    "heads (`privacy.attack_images`, `privacy.references`).",
+}
+DRILL = "The gate could not be trusted, so nothing was shown: give its drill more models and images, and run it again."
 UNMEASURED = "The figure could not be measured: give the gate more images or fewer missing classes, and run it again."
 UNBOUND = "Run `make run`: the gate must judge the very files that are to be promoted, under the policy in force."
 

@@ -15,7 +15,14 @@ from tasks.promotion.evidence import Predicate
 
 
 def write_dossier(
-    path: Path, *, root: Path, decision: Decision, predicate: Predicate, version: str | None, model_name: str
+    path: Path,
+    *,
+    root: Path,
+    decision: Decision,
+    predicate: Predicate,
+    version: str | None,
+    model_name: str,
+    signed_by: str,
 ) -> None:
     """Write the page; what a stage has not reported is said to be missing.
 
@@ -23,11 +30,14 @@ def write_dossier(
         root: folder that holds `reports/`.
         decision, predicate: what was decided and signed.
         version: of the registered model, None for a refusal.
+        signed_by: identifier of the key.
     """
-    write_text(path, render(Reports(root / "reports"), decision, predicate, version, model_name))
+    write_text(path, render(Reports(root / "reports"), decision, predicate, version, model_name, signed_by))
 
 
-def render(reports: Reports, decision: Decision, predicate: Predicate, version: str | None, model_name: str) -> str:
+def render(
+    reports: Reports, decision: Decision, predicate: Predicate, version: str | None, model_name: str, signed_by: str
+) -> str:
     """The page as HTML that loads nothing: styles inline, figures as data URIs, no scripts."""
     environment = Environment(
         loader=PackageLoader("tasks.promotion.dossier", "templates"),
@@ -37,5 +47,5 @@ def render(reports: Reports, decision: Decision, predicate: Predicate, version: 
         lstrip_blocks=True,
     )
     environment.filters["prose"] = prose
-    content = page(reports, decision, predicate, version, model_name)
+    content = page(reports, decision, predicate, version, model_name, signed_by)
     return environment.get_template("dossier.html.j2").render(content)

@@ -1,4 +1,4 @@
-"""What a chapter is made of: text, points, headings, tables, figures. The template knows how each looks."""
+"""What a chapter is made of: text, headings, tables, figures. The template knows how each looks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from tasks.promotion.dossier.reports import Figure
 
 Block = dict[str, Any]
+HOTTEST = (176, 42, 30)  # mixed half and half with white at most, so that dark text stays legible
 
 
 def text(words: str) -> Block:
@@ -21,10 +22,6 @@ def heading(words: str) -> Block:
 def absent(words: str) -> Block:
     """Says that something has not been reported."""
     return {"kind": "absent", "text": words}
-
-
-def points(items: Sequence[str]) -> Block:
-    return {"kind": "points", "points": list(items)}
 
 
 def figures(pictures: list[Figure]) -> Block:
@@ -45,4 +42,6 @@ def heat(value: float | None) -> dict[str, Any] | str:
     """A share in [0, 1] as a cell that is darker the larger it is; a dash where there is none."""
     if value is None:
         return "–"
-    return {"heat": f"{0.5 * min(1.0, max(0.0, value)):.2f}", "text": f"{value:.2f}"}
+    share = 0.5 * min(1.0, max(0.0, value))
+    shade = ", ".join(str(round(255 + share * (channel - 255))) for channel in HOTTEST)
+    return {"heat": f"rgb({shade})", "text": f"{value:.2f}"}

@@ -11,7 +11,7 @@ from tasks.promotion.dossier.chapters import chapters
 from tasks.promotion.dossier.chapters.gate_reports import gate_report
 from tasks.promotion.dossier.intervals import picture
 from tasks.promotion.dossier.reports import CANDIDATES, Reports
-from tasks.promotion.dossier.words import GLOSSARY, MEANINGS, QUESTIONS, humane, interval, limit, number, short
+from tasks.promotion.dossier.words import GLOSSARY, MEANINGS, QUESTIONS, humane, interval, number, short
 from tasks.promotion.evidence import Predicate
 from tasks.risk import Policy
 
@@ -19,7 +19,7 @@ COMMAND = "make run"
 
 
 def page(
-    reports: Reports, decision: Decision, predicate: Predicate, version: str | None, model_name: str
+    reports: Reports, decision: Decision, predicate: Predicate, version: str | None, model_name: str, signed_by: str
 ) -> dict[str, Any]:
     """The template's variables."""
     policy = reports.policy()
@@ -27,11 +27,11 @@ def page(
     return {
         "title": f"Security dossier of {model_name}",
         "model_name": model_name,
-        "verdict": _verdict(decision, predicate, version, policy),
+        "verdict": _verdict(decision, predicate, version, policy, signed_by),
         "reasons": [_reason(r) for r in decision.reasons],
         "notes": [n for n in decision.notes if n != decision.comparison.why],
         "gates": _gate_rows(reports, policy, decision),
-        "evidence": [_gate(reports, gate, result) for gate, result in own.items()],
+        "evidence": [_gate(reports, gate, result, decision) for gate, result in own.items()],
         "chapters": chapters(reports, decision.candidate),
         "policy": _policy(policy),
         "origin": _origin(predicate),
@@ -41,7 +41,9 @@ def page(
     }
 
 
-def _verdict(decision: Decision, predicate: Predicate, version: str | None, policy: Policy) -> dict[str, Any]:
+def _verdict(
+    decision: Decision, predicate: Predicate, version: str | None, policy: Policy, signed_by: str
+) -> dict[str, Any]:
     promoted = decision.decision == "promoted"
     gates = policy.required()
     if promoted:
@@ -68,6 +70,7 @@ def _verdict(decision: Decision, predicate: Predicate, version: str | None, poli
             ("Version", f"{version}, alias champion" if promoted else "none"),
             ("Decided", _date(predicate.decided_at)),
             ("Policy", short(policy.sha256)),
+            ("Signed with key", short(signed_by)),
         ],
     }
 
@@ -131,12 +134,14 @@ def _gate_rows(reports: Reports, policy: Policy, decision: Decision) -> list[dic
 def _drill_short(result: GateResult) -> str:
     if result.drill is None:
         return "–"
-    low, high = result.drill.power
-    return f"{result.drill.caught} of {result.drill.planted} caught ({low:.2f} to {high:.2f})"
+    drill, (low, high) = result.drill, result.drill.power
+    caught, accused = f"{drill.caught} of {drill.planted} caught", f"{drill.accused} of {drill.clean} clean accused"
+    return f"{caught} (power {low:.2f} to {high:.2f}), {accused}"
 
 
-def _gate(reports: Reports, gate: str, result: GateResult | str) -> dict[str, Any]:
-    base = {"gate": gate, "title": humane(gate), "question": QUESTIONS.get(gate, "")}
+def _gate(reports: Reports, gate: str, result: GateResult | str, decision: Decision) -> dict[str, Any]:
+    void = any(r.gate == gate and r.status in ("unbound", "missing") for r in decision.reasons)
+    base = {"gate": gate, "void": void, "title": humane(gate), "question": QUESTIONS.get(gate, "")}
     if isinstance(result, str):
         empty: dict[str, Any] = {"checks": [], "drill": "", "assumptions": (), "limits": (), "figures": [], "facts": []}
         return {**base, **empty, "verdict": "missing", "missing": result, "subject": ""}
@@ -159,14 +164,24 @@ def _check(gate: str, check: Check) -> dict[str, Any]:
     return {
         "name": humane(check.name),
         "meaning": MEANINGS.get(f"{gate}.{check.name}", check.metric),
-        "observed": number(check.observed),
+        "observed": _counted(check, check.observed),
         "unit": "" if check.unit in ("share", "fraction") else check.unit,
-        "interval": interval(*(check.ci or (None, None))),
-        "limit": limit(check),
+        "interval": "exact" if _is_count(check) else interval(*(check.ci or (None, None))),
+        "limit": f"{'at most' if check.op == '<=' else 'at least'} {_counted(check, check.threshold)}",
         "n": number(check.n),
         "state": check.status,
         "picture": picture(check),
     }
+
+
+def _counted(check: Check, value: float | None) -> str:
+    return number(int(value)) if value is not None and _is_count(check) else number(value)
+
+
+def _is_count(check: Check) -> bool:
+    """Computed exactly, and whole: shown without decimals."""
+    whole = all(v is not None and float(v).is_integer() for v in (check.observed, check.threshold))
+    return whole and check.ci is not None and check.ci[0] == check.ci[1]
 
 
 def _drill(result: GateResult) -> str:
@@ -174,7 +189,7 @@ def _drill(result: GateResult) -> str:
     if drill is None:
         return ""
     power, alarms = drill.power, drill.false_alarms
-    trust = "can be relied on" if drill.trustworthy else "cannot be relied on, so the gate is inconclusive"
+    trust = "can be relied on" if drill.trustworthy else "cannot be relied on, so passing would prove nothing"
     return (
         f"The gate was tried on models whose truth is known. Of {drill.planted} in which the flaw had been planted it "
         f"caught {drill.caught} (with 95 % confidence it catches {power[0]:.0%} to {power[1]:.0%} of such), and of "

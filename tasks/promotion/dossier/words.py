@@ -9,8 +9,6 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from tasks.gate import Check
-
 QUESTIONS = {
     "data": "Are the training data what they claim to be, and does anything but the anatomy tell the class?",
     "provenance": "Who answers for the teacher, and is its file what it claims to be?",
@@ -32,15 +30,25 @@ MEANINGS = {
     "data.smallest_class_share_minimum": "Share of all images that the rarest class has.",
     "provenance.failed_checks": "Checks of the chosen teacher that failed and that nobody waived.",
     "provenance.teacher_accuracy": "What the teacher gets right on test images of its own task.",
-    "backdoor.trigger_control": "How far the drill's triggers raise any class above its clean rate, worst class.",
+    "backdoor.trigger_control": "How far a known or simple trigger raises any class above its clean rate, worst case.",
     "backdoor.patch_control": "Share of images that the best small patch found anywhere moves to a class it chooses.",
-    "backdoor.accuracy_minimum": "What the candidate gets right without an attack.",
+    "backdoor.accuracy_minimum": "Balanced accuracy of the candidate without an attack.",
     "adversarial.mimicry_success": "Share fooled by images crafted on the teacher alone, without seeing the student.",
     "adversarial.pgd_success": "Share fooled by an attacker who holds the candidate's own weights.",
     "adversarial.attack_sanity": "Signs that the attacks worked at all; one that is missing voids the gate.",
     "privacy.membership_advantage": "How much better than guessing an attacker tells members from others.",
     "privacy.tpr_at_1_fpr": "Share of members identified when only one in a hundred others is accused.",
     "privacy.epsilon": "The proven bound: how much one record can change what is learnt.",
+}
+
+TITLES = {
+    "tpr_at_1_fpr": "Members found at 1 % false alarms",
+    "accuracy_minimum": "Accuracy",
+    "smallest_class_share_minimum": "Smallest class",
+    "shortcut_balanced_accuracy_gain": "Shortcut",
+    "pgd_success": "White-box success (PGD)",
+    "mimicry_success": "Gray-box success (mimicry)",
+    "epsilon": "Privacy bound ε",
 }
 
 GLOSSARY = (
@@ -61,6 +69,8 @@ GLOSSARY = (
 
 def humane(name: str) -> str:
     """`patch_control` → `Patch control`."""
+    if name in TITLES:
+        return TITLES[name]
     text = name.replace("_", " ").replace("@", ", ").strip()
     return text[:1].upper() + text[1:]
 
@@ -85,7 +95,7 @@ def _digits(value: Any) -> str:
 def interval(low: Any, high: Any) -> str:
     if low is None or high is None:
         return "–"
-    return "exact" if low == high else f"{number(low)} to {number(high)}"
+    return f"{number(round(low, 3))} to {number(round(high, 3))}"
 
 
 def figure(entry: Any) -> str:
@@ -103,10 +113,6 @@ def measured(entry: Any) -> Any:
     if not isinstance(entry, Mapping) or entry.get("low") is None or entry.get("high") is None:
         return figure(entry)
     return {"figure": number(entry.get("value")), "interval": interval(entry["low"], entry["high"])}
-
-
-def limit(check: Check) -> str:
-    return f"{'at most' if check.op == '<=' else 'at least'} {number(check.threshold)}"
 
 
 def short(sha256: str) -> str:

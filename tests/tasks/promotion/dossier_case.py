@@ -14,9 +14,9 @@ from tasks.promotion.evidence import ENVELOPE, Predicate, _statement
 
 REPORTS = Path(__file__).parent / "example_reports"
 FIGURES = {
-    "data": ("contact_sheet", "class_histogram"),
-    "backdoor@student": ("patch_control",),
-    "adversarial@student": ("accuracy_by_budget",),
+    "data": ("contact_student_task", "shortcut"),
+    "backdoor@student": ("1_worst_patches",),
+    "adversarial@student": ("accuracy_against_budget",),
 }
 
 
@@ -32,7 +32,13 @@ def write_page(root: Path, kind: str) -> Path:
     path = root / "reports" / "dossier.html"
     version = None if kind == "refused" else "3"
     write_dossier(
-        path, root=root, decision=decision, predicate=predicate(case), version=version, model_name="gatehouse-student"
+        path,
+        root=root,
+        decision=decision,
+        predicate=predicate(case),
+        version=version,
+        model_name="gatehouse-student",
+        signed_by="5" * 64,
     )
     return path
 

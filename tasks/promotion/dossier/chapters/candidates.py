@@ -60,7 +60,7 @@ def _epsilon(report: Mapping[str, Any]) -> str:
 def _training(report: Mapping[str, Any]) -> list[Block]:
     words = []
     if (policy := pick(report, "freeze", "policy")) is not None:
-        words.append(f"Trainable features: {policy} ({pick(report, 'freeze', 'reason')}).")
+        words.append(f"Trainable features: {policy} ({str(pick(report, 'freeze', 'reason')).rstrip('.')}).")
     if (trainable := pick(report, "parameters", "trainable")) is not None:
         words.append(f"{number(trainable)} parameters trained, {number(pick(report, 'parameters', 'frozen'))} frozen.")
     if (epochs := pick(report, "epochs")) is not None:

@@ -9,7 +9,7 @@ from tasks.promotion.dossier.blocks import Block, absent, chip, heading, heat, t
 from tasks.promotion.dossier.reports import Reports
 from tasks.promotion.dossier.words import humane, measured, number, pick
 
-WORDS = {"all": "all features", "last": "the last block", "none": "no features (head only)"}
+WORDS = {"all": "all features", "last": "the last block", "none": "the head only"}
 
 
 def freeze(reports: Reports) -> list[Block]:
@@ -37,8 +37,8 @@ def freeze(reports: Reports) -> list[Block]:
 def _canaries(canaries: Sequence[Mapping[str, Any]]) -> Block:
     rows = [
         [
-            str(c.get("name")),
-            f"{c.get('pattern')} square of {number(c.get('side'))} pixels, {c.get('corner')}",
+            humane(str(c.get("name"))),
+            f"{c.get('pattern')} square of {number(c.get('side'))} pixels, {str(c.get('corner')).replace('_', ' ')}",
             str(c.get("target")),
             number(c.get("poison_rate")),
             number(c.get("teacher_success")),
@@ -55,7 +55,7 @@ def _heat_map(cells: Sequence[Mapping[str, Any]]) -> list[Block]:
     columns = list(dict.fromkeys((c["arm"], str(c["policy"])) for c in cells))
     found: dict[str, dict[tuple[str, str], float]] = {}
     for c in cells:
-        name = str(c["model"]) if c["kind"] == "canary" else f"{c['model']} (clean)"
+        name = humane(str(c["model"]))
         key, value = (c["arm"], str(c["policy"])), pick(c, "trigger_control", "value")
         own = found.setdefault(name, {})
         own[key] = max(own.get(key, -1.0), value if value is not None else -1.0)
@@ -93,7 +93,7 @@ def _searches(searches: Sequence[Mapping[str, Any]]) -> list[Block]:
     """What the backdoor gate's own search found on models whose truth is known."""
     rows = [
         [
-            f"{s['model']}, {s['arm']}",
+            f"{humane(s['model'])}, {s['arm']}",
             chip("unsure", "planted") if s["kind"] == "canary" else chip("plain", "clean"),
             measured(s.get("planted_control")) if s.get("planted_control") else "–",
             measured(s.get("scan_control")),
@@ -118,7 +118,7 @@ def teacher_scan(report: Mapping[str, Any]) -> list[Block]:
     planted = {c.get("name") for c in pick(report, "canaries") or []}
     rows = [
         [
-            "The chosen teacher" if name == "teacher" else f"{name} ({'planted' if name in planted else 'clean'})",
+            "The chosen teacher" if name == "teacher" else f"{humane(name)}{' (planted)' if name in planted else ''}",
             measured(pick(found, "patch_control")),
             measured(pick(found, "simple_control")),
             number(pick(found, "smallest_side")),

@@ -42,7 +42,7 @@ def adversarial(report: Report) -> list[Block]:
     head = ["Attacker and budget", "Fooled, of those right before", "Sent to the wanted class", "Accuracy under attack"]
     blocks.append(table("What each attacker achieves (95 % interval)", head, rows, numeric=(1, 2, 3)))
     sanity = [
-        [s["name"], chip("unsure", "not seen") if s["holds"] is None else _yes_no(s["holds"]), s["figure"]]
+        [humane(s["name"]), chip("unsure", "not seen") if s["holds"] is None else _yes_no(s["holds"]), s["figure"]]
         for s in pick(report, "sanity") or []
     ]
     if sanity:
@@ -82,6 +82,82 @@ def privacy(report: Report) -> list[Block]:
     return blocks
 
 
+def backdoor(report: Report) -> list[Block]:
+    """What was done, each source's control, the patches by class beside natural control, and the run-time filter."""
+    attempts = pick(report, "attempts") or []
+    final: Report = next((a for a in attempts if a["name"] == pick(report, "final")), {})
+    blocks: list[Block] = [text(f"Mitigation: {pick(report, 'mitigation')}")]
+    if len(attempts) > 1:
+        rows = [
+            [
+                humane(a["name"]),
+                chip("passed", "passes") if a["passes"] else chip("failed", "does not pass"),
+                *(measured(pick(a, key)) for key in ("trigger_control", "patch_control", "balanced_accuracy")),
+            ]
+            for a in attempts
+        ]
+        head = ["Model", "Outcome", "Trigger control", "Patch control", "Balanced accuracy"]
+        blocks.append(table("Before and after mitigation (95 % interval)", head, rows, numeric=(2, 3, 4)))
+    sources = [[humane(name), measured(f)] for name, f in (pick(final, "trigger_control_by_source") or {}).items()]
+    if sources:
+        caption = "Trigger control by source: the canaries' triggers, and simple patterns (95 % interval)"
+        blocks.append(table(caption, ["Source", "Control"], sources, numeric=(1,)))
+    return [*blocks, *_patches(report, final), *_strip(pick(report, "strip") or {})]
+
+
+def _patches(report: Report, final: Report) -> list[Block]:
+    classes = pick(report, "classes") or []
+    by_class = pick(final, "search", "patch", "by_class") or []
+    patches = pick(final, "search", "patch", "patches") or []
+    sides = pick(report, "inversion", "smallest_sides") or [None] * len(classes)
+    if not len(classes) == len(by_class) == len(patches) == len(sides):
+        return []
+    rows = [
+        [
+            f"To {name}",
+            number(float(control)),
+            f"{humane(patch['pattern'])}, {str(patch['place']).replace('_', ' ')}",
+            number(patch["side"]),
+            number(side) if side is not None else "none found",
+        ]
+        for name, control, patch, side in zip(classes, by_class, patches, sides, strict=True)
+    ]
+    natural = [number(pick(c, "patch_control", "value")) for c in pick(report, "natural_patch_control") or []]
+    words = (
+        "Clean reference models of the same kind, searched in the same way, have a patch control of "
+        f"{', '.join(natural)}: what stands above that is this candidate's own."
+    )
+    head = ["Direction", "Control, held-out images", "Patch and place", "Side (pixels)", "Smallest square that works"]
+    blocks: list[Block] = [table("The worst patch found for each class", head, rows, numeric=(1, 3, 4))]
+    return [*blocks, text(words)] if natural else blocks
+
+
+def _strip(strip: Report) -> list[Block]:
+    if not strip:
+        return []
+    groups = [(humane(name), f) for name, f in (pick(strip, "canaries") or {}).items()]
+    groups += [("Candidate, trigger of " + name, f) for name, f in (pick(strip, "candidate") or {}).items()]
+    rows = [
+        [name, measured(pick(f, "auroc")), measured(pick(f, "refused")) if pick(f, "refused") else "–"]
+        for name, f in groups
+    ]
+    calibrated = (
+        "calibrated on the canaries" if pick(strip, "calibrated") else "not calibrated: no canary survived training"
+    )
+    words = (
+        "The run-time filter STRIP blends an input with clean images and refuses it where the answers hardly change. "
+        f"Blending {number(pick(strip, 'alpha'))}, {calibrated}; of clean images it refuses "
+        f"{figure(pick(strip, 'false_refusals'))}. It is information for serving, and decides nothing here."
+    )
+    head = ["Model and trigger", "AUROC (0.5 is guessing)", "Triggered images refused"]
+    blocks: list[Block] = [text(words)]
+    return (
+        [*blocks, table("How well STRIP tells triggered images (95 % interval)", head, rows, numeric=(1, 2))]
+        if rows
+        else blocks
+    )
+
+
 def _proof(proof: Report) -> str:
     if proof.get("epsilon") is None:
         return f"No privacy bound is proven for this file: {proof.get('why')}."
@@ -103,4 +179,8 @@ def _yes_no(holds: bool) -> dict[str, str]:
     return chip("passed", "yes") if holds else chip("failed", "no")
 
 
-WRITERS: dict[str, Callable[[Report], list[Block]]] = {"adversarial": adversarial, "privacy": privacy}
+WRITERS: dict[str, Callable[[Report], list[Block]]] = {
+    "backdoor": backdoor,
+    "adversarial": adversarial,
+    "privacy": privacy,
+}
