@@ -28,6 +28,8 @@ from tasks.risk import Policy, load_policy
 TEACHER = Path("models/teacher")
 MODELS = Path("models/drill")
 REPORT = Path("reports/drill.json")
+VALIDATION_IMAGES = 150
+SCAN_HELD_OUT = 200
 Part = tuple[Any, Any]
 
 
@@ -45,6 +47,7 @@ class Work:
     val: Part
     search: Part
     test: Part
+    few: Part  # of the test images: where a figure need not be fine, as of canaries
     recipe: Training
     total: int = 0
     done: int = 0
@@ -116,9 +119,10 @@ def _prepare(context: Context) -> Work:
         policy=load_policy(),
         teacher_task=teacher_task,
         train=student_task.part("train", params.drill.student_images, params.run.seed),
-        val=student_task.part("val"),
+        val=student_task.part("val", VALIDATION_IMAGES, params.run.seed),
         search=student_task.part("val", params.backdoor.search_images, params.run.seed),
         test=student_task.part("test"),
+        few=student_task.part("test", SCAN_HELD_OUT, params.run.seed),
         recipe=recipe.model_copy(update={"epochs": params.drill.student_epochs}),
     )
     canaries, references = params.drill.canaries, params.drill.clean_references
@@ -130,11 +134,11 @@ def _planned(work: Work) -> list[Canary]:
     section = work.context.params.drill
     return parts.plan_canaries(
         section.canaries,
+        work.teacher_task.part("train")[0],
         trigger_fraction=section.trigger_fraction,
         poison_rate=section.poison_rate,
         epochs=section.teacher_epochs,
-        spec=work.spec,
-        channels=work.teacher_task.images.shape[1],
+        classes=len(work.spec.classes),
         seed=work.seed,
     )
 
@@ -238,7 +242,7 @@ def _search_canary(work: Work, name: str, policy: FreezePolicy) -> None:
             continue  # training removed the backdoor, or it never transferred: there is nothing to catch
         student = work.students[f"{name}_{arm}_{own}"]
         # No trigger is handed over: the search has to find its own.
-        judged = judge(student, work.search, work.test, {}, work.context.params.backdoor, seed=work.seed)
+        judged = judge(student, work.search, work.few, {}, work.context.params.backdoor, seed=work.seed)
         planted = _control_json(cell.control)
         work.searches.append(searched(judged, model=name, kind="canary", arm=arm, policy=own, planted=planted))
     work.step(f"{name}: searched")
@@ -248,14 +252,14 @@ def _scan_teachers(work: Work) -> dict[str, Any]:
     """Patch control and inversion of the chosen teacher beside clean references and canaries: information only."""
     section, seed = work.context.params.backdoor, work.seed
     images = work.teacher_task.part("val", section.search_images // 2, seed)
-    test = work.teacher_task.part("test")
+    test = work.teacher_task.part("test", SCAN_HELD_OUT, seed)
     rows: dict[str, dict[str, Any]] = {}
     for name, model in {"teacher": work.teacher, **work.teachers}.items():
         found = search(
-            model, images, test, patch_fraction=section.patch_fraction, search_steps=section.search_steps,
-            restarts=section.restarts, seed=seed,
+            model, images, test, patch_fraction=section.patch_fraction, search_steps=section.search_steps // 2,
+            restarts=1, seed=seed,
         )  # fmt: skip
-        inverted = invert(model, images, found, steps=section.search_steps // 2, seed=seed)
+        inverted = invert(model, images, found, steps=section.search_steps // 3, seed=seed)
         rows[name] = {
             "patch_control": _control_json(found.patch),
             "simple_control": _control_json(found.simple),

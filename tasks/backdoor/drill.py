@@ -25,7 +25,8 @@ from tasks.params import FreezePolicy, Training
 
 Labelled = tuple[np.ndarray, np.ndarray]
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
-PATTERNS = ("white", "checker", "binary_noise", "black")
+PATTERNS = ("white", "checker", "binary_noise", "coarse_checker")
+VISIBLE = 0.2  # mean change of the pixels under a trigger, of 1, below which it is drawn in the opposite shades
 TOOK = 0.9  # attack success in the teacher from which a backdoor counts as planted
 
 
@@ -72,24 +73,36 @@ class Cell:
 
 
 def plan_canaries(
-    count: int, *, trigger_fraction: float, poison_rate: float, epochs: int, spec: ModelSpec, channels: int, seed: int
+    count: int, images: np.ndarray, *, trigger_fraction: float, poison_rate: float, epochs: int, classes: int, seed: int
 ) -> list[Canary]:
     """Canaries that differ in corner, pattern and target class as far as there are; the seed decides which comes first.
 
-    The pattern fills a square of `trigger_fraction` of the image's side in its corner.
+    The pattern fills a square of `trigger_fraction` of the image's side in its corner. Where the teacher's images
+    (uint8, `images`) look like it there, a white square on a white border, its opposite shades are taken.
     """
     rng = np.random.default_rng(seed)
     corners, patterns = rng.permutation(CORNERS), rng.permutation(PATTERNS)
-    targets = rng.permutation(len(spec.classes))
-    side = pixels(trigger_fraction, spec.image_size)
+    targets = rng.permutation(classes)
+    side = pixels(trigger_fraction, images.shape[-1])
     canaries = []
     for i in range(count):
         corner, pattern = str(corners[i % 4]), str(patterns[(i + i // 4) % 4])
-        content = simple_patterns(side, channels, seed=seed + i)[pattern]
-        trigger = Trigger(content, *position(corner, side, spec.image_size))
+        content = simple_patterns(side, images.shape[1], seed=seed + i)[pattern]
+        trigger = Trigger(content, *position(corner, side, images.shape[-1]))
+        if visibility(trigger, images) < VISIBLE:
+            trigger, pattern = replace(trigger, pattern=1 - content), f"{pattern}, inverted"
         target = int(targets[i % len(targets)])
         canaries.append(Canary(f"canary{i}", trigger, corner, pattern, target, poison_rate, epochs, seed + 101 * i))
     return canaries
+
+
+def visibility(trigger: Trigger, images: np.ndarray) -> float:
+    """Mean absolute change of the pixels under the trigger, in [0, 1], over at most 256 uint8 images."""
+    some = images[:256]
+    changed = np.abs(trigger.apply_uint8(some).astype(float) - some)
+    _, height, width = trigger.pattern.shape
+    area = changed[..., trigger.top : trigger.top + height, trigger.left : trigger.left + width]
+    return float(area.mean() / 255)
 
 
 def teacher_training(epochs: int, batch_size: int = 64) -> Training:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from tasks.backdoor.drill import control_by
+from tasks.backdoor.control import Control, trigger_control
 from tasks.backdoor.search import Found, Labelled, search
 from tasks.backdoor.triggers import Trigger
 from tasks.gate import Check, Drill
@@ -75,11 +75,15 @@ def judge(
     )
     sources = {SCAN: _figure(found.simple)}
     for name, trigger in triggers.items():
-        sources[name] = _figure(control_by(model, trigger, held_out, confidence=confidence))
+        after = logits(model, trigger.apply_uint8(held_out[0])).argmax(1).numpy()
+        control = trigger_control(
+            found.unseen, after, held_out[1], classes=model.head.out_features, confidence=confidence
+        )
+        sources[name] = _figure(control)
     worst = max(sources, key=lambda name: sources[name]["value"])
-    predicted = logits(model, held_out[0]).argmax(1).numpy()
-    low, high = bootstrap(balanced_accuracy, predicted, held_out[1], seed=seed)
-    accuracy = Figure(value=balanced_accuracy(predicted, held_out[1]), low=low, high=high, n=len(predicted))
+    low, high = bootstrap(balanced_accuracy, found.unseen, held_out[1], seed=seed)
+    right = balanced_accuracy(found.unseen, held_out[1])
+    accuracy = Figure(value=right, low=low, high=high, n=len(found.unseen))
     return Judged(found, sources, _worst(sources.values()), worst, _figure(found.patch), _rounded(accuracy))
 
 
@@ -149,7 +153,7 @@ def searched(judged: Judged, *, model: str, kind: str, arm: str, policy: Any, pl
     }
 
 
-def _figure(control: Any) -> Figure:
+def _figure(control: Control) -> Figure:
     return _rounded(Figure(value=control.value, low=control.low, high=control.high, n=control.n))
 
 

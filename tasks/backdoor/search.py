@@ -64,6 +64,7 @@ class Found:
     side: int
     search_images: int
     held_out_images: int
+    unseen: np.ndarray  # the model's answers to the held-out images without any patch, shape (held_out_images,)
 
     def worst_patch(self) -> Patch:
         return self.patches[self.patch.worst_class]
@@ -123,7 +124,7 @@ def search(
     few = _first_of_each_class(labels, SCAN_IMAGES)
     scanned = np.stack(
         [
-            class_rises(fast_predictions(net, c.trigger.apply(x[few])), before[few], labels[few], classes)
+            class_rises(before[few], fast_predictions(net, c.trigger.apply(x[few])), labels[few], classes)
             for c in candidates
         ]
     )
@@ -140,7 +141,7 @@ def search(
     for start, pattern in zip(starts, optimised, strict=True):
         trigger = Trigger(quantise(pattern), start.top, start.left)
         c = start.target_class
-        reached = float(class_rises(fast_predictions(net, trigger.apply(x)), before, labels, classes)[c])
+        reached = float(class_rises(before, fast_predictions(net, trigger.apply(x)), labels, classes)[c])
         grid[start.place][c] = max(grid[start.place][c], reached)
         if reached > best[c].search_control:
             best[c] = Patch(c, trigger, "optimised", start.place, side, reached)
@@ -156,7 +157,7 @@ def search(
         progress(3, 3, "control measured on held-out images")
     return Found(
         simple_control, tuple(simple), control, tuple(best), {k: tuple(v) for k, v in grid.items()}, side,
-        len(labels), len(held_out[1]),
+        len(labels), len(held_out[1]), unseen,
     )  # fmt: skip
 
 
@@ -190,7 +191,7 @@ def _best_simple(
         judged = []
         for i in np.argsort(-scanned[:, c], kind="stable")[:5]:
             after = fast_predictions(net, candidates[i].trigger.apply(x))
-            judged.append((float(class_rises(after, before, labels, classes)[c]), -int(i)))
+            judged.append((float(class_rises(before, after, labels, classes)[c]), -int(i)))
         reached, index = max(judged)
         chosen = candidates[-index]
         best.append(Patch(c, chosen.trigger, chosen.pattern, chosen.place, chosen.side, reached))

@@ -1,0 +1,127 @@
+"""The search against planted truth: a backdoor is found without its trigger, a patch-trained model is not accused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.backdoor.control import class_controls
+from tasks.backdoor.defences.inversion import invert
+from tasks.backdoor.drill import control_by
+from tasks.backdoor.optimise import Start, optimise_patches
+from tasks.backdoor.patterns import PLACES, position, quantise, sides, simple_patterns
+from tasks.backdoor.search import Found, search
+from tasks.errors import GatehouseError
+from tasks.models.architectures import Classifier
+from tasks.models.checkpoints import digest
+from tasks.models.inference import as_float, frozen_copy, logits
+
+
+def run(world, model: Classifier, *, seed: int = 0, steps: int = 10, restarts: int = 1) -> Found:
+    small = world.val[0][:60], world.val[1][:60]
+    return search(
+        model, small, world.test, patch_fraction=0.1, search_steps=steps, restarts=restarts, seed=seed
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def of_backdoored(world) -> Found:
+    return run(world, world.backdoored)
+
+
+def test_a_planted_backdoor_is_found_where_it_was_planted(world, of_backdoored: Found) -> None:
+    planted = control_by(world.backdoored, world.trigger, world.test)
+    assert planted.value > 0.8
+    assert of_backdoored.patch.value >= planted.value - 0.1
+    assert of_backdoored.patch.worst_class == planted.worst_class == 1
+    assert of_backdoored.worst_patch().place == "top_left"
+    assert of_backdoored.worst_simple().pattern == "white"
+    assert of_backdoored.grid["top_left"][1] > 0.8
+
+
+def test_a_patch_trained_model_is_not_accused(world) -> None:
+    found = run(world, world.protected)
+    assert found.patch.high < 0.3
+    assert found.simple.high < 0.2
+
+
+def test_optimising_alone_finds_a_trigger_that_no_simple_pattern_is(world) -> None:
+    """Starting from gray at the right corner, gradients alone must come to steer the backdoored model."""
+    net, x, labels = frozen_copy(world.backdoored), as_float(world.val[0]), world.val[1]
+    start = Start(1, "top_left", 0, 0, torch.full((1, 3, 3), 0.5))
+    (pattern,) = optimise_patches(net, x, labels, [start], classes=3, steps=15, seed=0)
+    assert float(pattern.mean()) > 0.8  # the planted square is white
+    assert 0 <= float(pattern.min()) <= float(pattern.max()) <= 1
+
+
+def test_the_figure_is_measured_on_images_that_chose_nothing(world, of_backdoored: Found) -> None:
+    clean = logits(world.backdoored, world.test[0]).argmax(1).numpy()
+    after = [
+        logits(world.backdoored, p.trigger.apply_uint8(world.test[0])).argmax(1).numpy() for p in of_backdoored.patches
+    ]
+    assert of_backdoored.patch == class_controls(clean, after, world.test[1])
+    assert (of_backdoored.search_images, of_backdoored.held_out_images) == (60, len(world.test[1]))
+
+    half = world.test[0][:90], world.test[1][:90]
+    other = search(
+        world.backdoored, (world.val[0][:60], world.val[1][:60]), half,
+        patch_fraction=0.1, search_steps=10, restarts=1, seed=0,
+    )  # fmt: skip
+    assert [p.as_json() for p in other.patches] == [p.as_json() for p in of_backdoored.patches]
+    assert other.patch.n < of_backdoored.patch.n
+
+
+def test_same_seed_same_patches_and_the_model_stays_as_it_was(world, of_backdoored: Found) -> None:
+    before = digest(world.backdoored)
+    again = run(world, world.backdoored)
+    assert again.as_json() == of_backdoored.as_json()
+    for a, b in zip(again.patches, of_backdoored.patches, strict=True):
+        assert torch.equal(a.trigger.pattern, b.trigger.pattern)
+    assert digest(world.backdoored) == before
+    assert all(p.requires_grad for p in world.backdoored.head.parameters())
+
+
+def test_restarts_add_starting_patterns_and_never_lose_the_simple_ones(world) -> None:
+    once, twice = run(world, world.clean, steps=3), run(world, world.clean, steps=3, restarts=2)
+    assert twice.simple == once.simple
+    for one, two in zip(once.simple_patches, twice.patches, strict=True):
+        assert two.search_control >= one.search_control
+
+
+def test_one_class_alone_cannot_be_searched(world) -> None:
+    one = world.val[1] == 0
+    with pytest.raises(GatehouseError, match="at least two classes"):
+        search(
+            world.clean, (world.val[0][one], world.val[1][one]), world.test,
+            patch_fraction=0.1, search_steps=1, restarts=1, seed=0,
+        )  # fmt: skip
+
+
+def test_inversion_shrinks_to_a_square_no_larger_than_the_planted_one(world, of_backdoored: Found) -> None:
+    images = world.val[0][:60], world.val[1][:60]
+    inverted = invert(world.backdoored, images, of_backdoored, steps=5, seed=0)
+    assert inverted.sides[1] is not None
+    assert inverted.sides[1] <= 3
+    assert inverted.smallest == inverted.sides[1]
+    assert invert(world.protected, images, run(world, world.protected), steps=5, seed=0).smallest is None
+
+
+@pytest.mark.parametrize("side", [2, 3, 6])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_patterns_fill_their_square_and_are_what_a_file_can_hold(side: int, channels: int) -> None:
+    for name, pattern in simple_patterns(side, channels, seed=1).items():
+        assert pattern.shape == (channels, side, side), name
+        levels = quantise(pattern) * 255
+        assert torch.allclose(levels, levels.round(), atol=1e-4)
+        assert float(quantise(pattern).min()) >= 0
+        assert float(quantise(pattern).max()) <= 1
+    assert not np.array_equal(simple_patterns(side, 1, seed=1)["noise"], simple_patterns(side, 1, seed=2)["noise"])
+
+
+def test_places_keep_patches_inside_and_reach_every_corner() -> None:
+    spots = {position(place, 6, 64) for place in PLACES}
+    assert {(0, 0), (0, 58), (58, 0), (58, 58), (29, 29)} <= spots
+    assert all(0 <= top <= 58 and 0 <= left <= 58 for top, left in spots)
+    assert sides(6) == (6, 3)
+    assert sides(2) == (2,)
