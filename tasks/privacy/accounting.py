@@ -7,9 +7,11 @@ sets differ by one record more or less. Every figure is an upper bound: the disc
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from dp_accounting import NeighboringRelation
 from dp_accounting.pld import privacy_loss_distribution
+from scipy.optimize import brentq
 
 from tasks.errors import GatehouseError
 
@@ -58,8 +60,9 @@ def noise_for(target_epsilon: float, *, sample_rate: float, steps: int, delta: f
         GatehouseError: no noise multiplier up to `MOST_NOISE` reaches the wanted ε.
     """
 
-    def reached(noise: float) -> float:
-        return float(_composed(noise, sample_rate, steps, COARSE).get_epsilon_for_delta(delta))
+    def excess(log_noise: float) -> float:
+        spent = float(_composed(math.exp(log_noise), sample_rate, steps, COARSE).get_epsilon_for_delta(delta))
+        return math.log(max(spent, 1e-12) / target_epsilon)
 
     least = epsilon(noise_multiplier=MOST_NOISE, sample_rate=sample_rate, steps=steps, delta=delta)
     if least > target_epsilon:
@@ -67,15 +70,23 @@ def noise_for(target_epsilon: float, *, sample_rate: float, steps: int, delta: f
             f"privacy.target_epsilon = {target_epsilon:g} is not reached by any noise multiplier up to {MOST_NOISE:g} "
             f"(it gives {least:.2g} at δ = {delta:.2g}); raise it, or lower privacy.epochs."
         )
-    low, high = LEAST_NOISE, MOST_NOISE
-    if reached(low) <= target_epsilon:
-        return low
-    while high / low > 1 + 1e-4:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if reached(middle) <= target_epsilon else (middle, high)
-    return float(f"{high * (1 + 5e-5):.5g}")
+    # From 1 outwards by factors of two, since distributions of little noise are wide and slow.
+    low = high = 0.0
+    while excess(high) > 0 and high < math.log(MOST_NOISE):
+        low, high = high, high + math.log(2)
+    while low == high or excess(low) <= 0:
+        if low == math.log(LEAST_NOISE):
+            return LEAST_NOISE
+        low, high = max(low - math.log(2), math.log(LEAST_NOISE)), low
+    noise = math.exp(brentq(excess, low, high, xtol=5e-5)) if excess(high) < 0 else math.exp(high)
+    while True:
+        noise = float(f"{noise:.5g}")
+        if epsilon(noise_multiplier=noise, sample_rate=sample_rate, steps=steps, delta=delta) <= target_epsilon:
+            return noise
+        noise *= 1.0001
 
 
+@lru_cache(maxsize=8)
 def _composed(
     noise: float, sample_rate: float, steps: int, width: float
 ) -> privacy_loss_distribution.PrivacyLossDistribution:

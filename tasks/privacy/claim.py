@@ -54,6 +54,8 @@ def prove(claim: Claim, model: ModelRecord, data_sha256: str) -> Proof:
         why = "the model was trained on another version of the student's data"
     elif claim.delta >= 1 / claim.records:
         why = "δ is not below one over the number of training records"
+    elif claim.noise_multiplier <= 0:
+        why = "it was trained without noise"
     if why:
         return Proof(epsilon=None, delta=claim.delta, advantage_ceiling=None, records=claim.records, why=why)
     value = epsilon(
