@@ -112,7 +112,6 @@ def _probe(context: Context, student: Prepared, remedy: Remedy) -> dict[str, Tol
         border_fraction=params.data.border_fraction,
         corner_fraction=params.data.corner_fraction,
         seed=params.run.seed,
-        threads=params.run.threads,
     )
 
 

@@ -27,7 +27,7 @@ THRESHOLDS: dict[str, tuple[float, float, float]] = {
     "data.unreadable_share": (0.10, 0.05, 0.01),
     "data.expectations_failed": (0, 0, 0),
     "data.quarantined_share": (0.20, 0.10, 0.05),
-    "data.conflicting_label_share": (0.02, 0.01, 0.005),
+    "data.conflicting_label_share": (0.05, 0.03, 0.01),
     "data.split_leaks": (0, 0, 0),
     "data.teacher_overlap_share": (0.50, 0.25, 0.05),
     "data.source_changes": (0, 0, 0),

@@ -30,8 +30,8 @@ class UnreadableImageError(GatehouseError):
 def decode(content: bytes | np.ndarray, *, channels: int, side: int = 0) -> tuple[Image.Image, tuple[int, int]]:
     """A gray (channels 1) or RGB (3) image, and its full (width, height).
 
-    With `side`, a large JPEG is decoded at a reduced scale, at least four times `side`: cheaper, and the same after
-    area averaging to within rounding.
+    With `side`, a large JPEG is decoded at a reduced scale, at least four times `side`: cheaper, and after area
+    averaging nearly the same (a gray level or so, more where the compression rings).
 
     Raises:
         UnreadableImageError: the bytes are damaged, cut short, or of another format.

@@ -56,8 +56,8 @@ def prepare_task(reading: Reading, data: Data, *, seed: int) -> Prepared:
         )
     if counts.min() < MIN_IMAGES_OF_A_CLASS:
         raise GatehouseError(
-            f"Class {names[counts.argmin()]!r} has {counts.min()} usable images; at least {MIN_IMAGES_OF_A_CLASS} are "
-            "needed to train, choose and test. Add images or raise data.*_task.images."
+            f"Class {str(names[counts.argmin()])!r} has {counts.min()} usable images; at least {MIN_IMAGES_OF_A_CLASS} "
+            "are needed to train, choose and test. Add images or raise data.*_task.images."
         )
     splits = split(
         labels,

@@ -6,7 +6,6 @@ asked before a model is trained. Gradient boosting sees only the pixels of the b
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +59,6 @@ def probe(
     border_fraction: float,
     corner_fraction: float,
     seed: int,
-    threads: int = 1,
 ) -> dict[str, Told]:
     """The label from `border`, `corners`, and, for comparison, from the whole image at 16×16 pixels (`coarse`).
 
@@ -81,13 +79,7 @@ def probe(
         "corners": images[:, :, squares].reshape(len(images), -1),
         "coarse": coarse(images),
     }
-    # A thread a fit: OpenMP's own threads wait busily, and lose much time on a machine that is shared.
-    with ThreadPoolExecutor(threads) as pool:
-        fits = {
-            name: pool.submit(told, x[train], labels[train], x[test], labels[test], seed=seed)
-            for name, x in seen.items()
-        }
-        return {name: fit.result() for name, fit in fits.items()}
+    return {name: told(x[train], labels[train], x[test], labels[test], seed=seed) for name, x in seen.items()}
 
 
 def told(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, *, seed: int) -> Told:
@@ -103,6 +95,7 @@ def told(x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, *
         class_weight="balanced",
         random_state=seed,
     )
+    # One thread: OpenMP's wait busily for each other, and lose far more than they gain where the machine is shared.
     with threadpool_limits(1, user_api="openmp"):
         predicted = model.fit(x, y).predict(x_test)
     return Told(
@@ -122,13 +115,13 @@ def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def coarse(images: np.ndarray, side: int = COARSE_SIDE) -> np.ndarray:
-    """Area means over a side × side grid, float32 (n, channels · side · side)."""
+    """Area means over a side × side grid, rounded to uint8 (n, channels · side · side)."""
     size = images.shape[-1]
     edges = np.linspace(0, size, side + 1).round().astype(int)
     rows = np.add.reduceat(images.astype(np.float32), edges[:-1], axis=2)
     cells = np.add.reduceat(rows, edges[:-1], axis=3)
     area = np.diff(edges)[:, None] * np.diff(edges)[None, :]
-    return (cells / area).reshape(len(images), -1)
+    return np.round(cells / area).astype(np.uint8).reshape(len(images), -1)
 
 
 def _rows(where: np.ndarray, labels: np.ndarray, limit: int, seed: int) -> np.ndarray:

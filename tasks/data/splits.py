@@ -37,7 +37,7 @@ def split(
     have, wanted = int((result == "val").sum()), val_fraction * int(rest.sum())
     if have < wanted / 2:
         _move(result, labels, units, result == "train", "val", (wanted - have) / max(1, rest.sum() - have), rng)
-    for label in np.unique(labels):
+    for label in np.unique(labels).tolist():
         own = labels == label
         missing = [s for s in SPLITS if not (result[own] == s).any()]
         if missing:

@@ -12,6 +12,7 @@ from tasks.data.sources import Record, row_of
 from tasks.data.sources.folder import label_key
 from tasks.errors import GatehouseError
 from tasks.files import note_read
+from tasks.models.vision import torchvision_models
 
 SIZES = (28, 64, 128, 224)
 
@@ -41,7 +42,10 @@ def medmnist(root: str, flag: str, image_size: int) -> list[Record]:
     names = {int(k): label_key(v) for k, v in flat[flag]["label"].items()}
     if len(set(names.values())) < len(names):  # names that differ in punctuation only
         names = {k: f"{k}_{v}" for k, v in names.items()}
+    url = "url" if size == 28 else f"url_{size}"
     reader = getattr(package, flat[flag]["python_class"])
+    if not files[size].exists():
+        torchvision_models()  # MedMNIST downloads by a function of torchvision, which must be importable
     records = []
     note_read(files[size])
     for split in ("train", "val", "test"):
@@ -49,7 +53,7 @@ def medmnist(root: str, flag: str, image_size: int) -> list[Record]:
             part = reader(split=split, root=root, size=size, download=not files[size].exists())
         except RuntimeError as error:
             raise GatehouseError(
-                f"{files[size]} does not exist and could not be downloaded; fetch it from {flat[flag]['url']} "
+                f"{files[size]} does not exist and could not be downloaded; fetch it from {flat[flag][url]} "
                 "and put it there."
             ) from error
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
