@@ -42,7 +42,7 @@ def test_a_sample_has_every_class_even_if_rare() -> None:
 
 
 def test_missing_and_inconsistent_folders_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(GatehouseError, match="manifest.parquet does not exist; run `make run`"):
+    with pytest.raises(GatehouseError, match=r"manifest.parquet does not exist; run `make run`"):
         load_dataset(tmp_path / "absent")
     with pytest.raises(GatehouseError, match="59 images but 60 manifest rows; run the data stage again"):
         load_dataset(written(tmp_path / "torn", images=59))
