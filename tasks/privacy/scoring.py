@@ -78,7 +78,7 @@ def membership_advantage(scores: np.ndarray, is_member: np.ndarray, *, seed: int
     The maximum over thresholds on one sample is too high (.05 for 500 records a side and no leak at all). So threshold
     and direction come from four fifths of the records and are applied to the fifth left out, in turn; what is measured
     is the advantage of an attacker who has to choose so, in expectation at most the true maximum. The interval combines
-    the Clopper–Pearson intervals of TPR and FPR (Newcombe 1998, method 10); value and interval are cut at 0.
+    the Clopper–Pearson intervals of TPR and FPR (Newcombe 1998, method 10); value and lower end are cut at 0.
     """
     fold = np.empty(len(scores), int)
     rng = np.random.default_rng(seed)
@@ -93,9 +93,11 @@ def membership_advantage(scores: np.ndarray, is_member: np.ndarray, *, seed: int
     alarms, others = int(called[~is_member].sum()), int((~is_member).sum())
     tpr, fpr = hits / members, alarms / others
     (tpr_low, tpr_high), (fpr_low, fpr_high) = clopper_pearson(hits, members), clopper_pearson(alarms, others)
-    low = tpr - fpr - np.hypot(tpr - tpr_low, fpr_high - fpr)
-    high = tpr - fpr + np.hypot(tpr_high - tpr, fpr - fpr_low)
-    return _figure(max(tpr - fpr, 0.0), (max(float(low), 0.0), max(float(high), 0.0)))
+    # Measured below 0 is chance: the interval then still has the width above 0 that this many records give.
+    value = max(tpr - fpr, 0.0)
+    low = max(tpr - fpr - float(np.hypot(tpr - tpr_low, fpr_high - fpr)), 0.0)
+    high = min(value + float(np.hypot(tpr_high - tpr, fpr - fpr_low)), 1.0)
+    return _figure(value, (low, high))
 
 
 def _best_threshold(scores: np.ndarray, is_member: np.ndarray) -> tuple[float, bool]:
