@@ -51,15 +51,19 @@ def class_histogram(prepared: Prepared, path: Path, *, title: str) -> None:
     """Images of each class in each split, as stacked bars with counts."""
     figure, axis = plt.subplots(figsize=(6.4, 0.55 * len(prepared.classes) + 1.5), layout="constrained")
     splits = prepared.manifest["split"].to_numpy(str)
+    counts = np.array(
+        [[int(((prepared.labels == c) & (splits == s)).sum()) for s in SPLITS] for c in range(len(prepared.classes))]
+    )
     left = np.zeros(len(prepared.classes))
-    for name in SPLITS:
-        counts = np.bincount(prepared.labels[splits == name], minlength=len(prepared.classes))
-        bars = axis.barh(prepared.classes, counts, left=left, color=SPLIT_COLOURS[name], label=name)
-        axis.bar_label(bars, label_type="center", fontsize=8, color="white")
-        left += counts
+    for name, own in zip(SPLITS, counts.T, strict=True):
+        bars = axis.barh(prepared.classes, own, left=left, color=SPLIT_COLOURS[name], label=name)
+        left += own
+    # At the end of the bar: inside narrow parts the numbers would lie on each other.
+    axis.bar_label(bars, [" / ".join(map(str, row)) for row in counts], fontsize=8, padding=4)
+    axis.set_xlim(0, left.max() * 1.22)
     axis.invert_yaxis()
     axis.set_xlabel("images")
-    axis.set_title(title, fontsize=11)
+    figure.suptitle(title, fontsize=10)
     figure.legend(fontsize=8, ncols=3, loc="outside lower center", frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     _save(figure, path, dpi=110)
