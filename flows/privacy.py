@@ -15,7 +15,7 @@ from tasks.gate import GateResult, Subject
 from tasks.models.checkpoints import WEIGHTS, load_model
 from tasks.models.inference import features, logits, require_finite
 from tasks.privacy.attack import CandidateFigures, attack_candidate, choose_records, in_words
-from tasks.privacy.claim import Proof, epsilon_check, prove, read_claim
+from tasks.privacy.claim import Claim, Proof, epsilon_check, prove, read_claim
 from tasks.privacy.drill import run_drill
 from tasks.privacy.plots import roc_figure
 from tasks.privacy.scoring import attack_checks
@@ -40,8 +40,8 @@ PRIVATE_ASSUMPTIONS = (
     "The noise seed .gatehouse/keys/noise.seed stays secret: whoever has it can subtract the noise.",
 )
 PRIVATE_LIMITS = (
-    "ε covers one image, not all images of one person; it starts after cleaning and splitting, and does not count the "
-    "number of records, the choice of hyperparameters, or the figures published about the model.",
+    "ε starts after cleaning and splitting, and does not count the number of records, the choice of hyperparameters, "
+    "or the figures published about the model.",
     "Noise comes from a seeded generator, so that a run repeats itself on the machine that holds the secret; a release "
     "that need not repeat should draw its noise from a cryptographic source.",
 )
@@ -92,9 +92,10 @@ def privacy(context: Context) -> None:
             **thresholds,
         )
     )
-    proof = None
+    proof = claim = None
     if context.candidate == "private_student":
-        proof = prove(read_claim(read_json(PRIVATE), str(PRIVATE)), record, data.sha256)
+        claim = read_claim(read_json(PRIVATE), str(PRIVATE))
+        proof = prove(claim, record, data.sha256)
         checks.append(epsilon_check(proof, policy.threshold("privacy", "epsilon")))
     sentence = in_words(found, proof.advantage_ceiling if proof else None)
     result = GateResult(
@@ -105,7 +106,7 @@ def privacy(context: Context) -> None:
         checks=tuple(checks),
         drill=drill,
         assumptions=ASSUMPTIONS + (PRIVATE_ASSUMPTIONS if proof else ()),
-        limits=LIMITS + _sample_limits(found) + _proof_limits(proof),
+        limits=LIMITS + _sample_limits(found) + _proof_limits(proof, claim),
         run_id=context.run_id,
     )
     roc_figure(Path(f"reports/figures/privacy@{context.candidate}/roc.png"), (*found.attacks, found.baseline))
@@ -147,10 +148,15 @@ def _sample_limits(found: CandidateFigures) -> tuple[str, ...]:
     return (f"{n} non-members: a false-positive rate set to 1 % may in truth be up to {real:.2g} %{least}.",)
 
 
-def _proof_limits(proof: Proof | None) -> tuple[str, ...]:
-    if proof is None:
+def _proof_limits(proof: Proof | None, claim: Claim | None) -> tuple[str, ...]:
+    if proof is None or claim is None:
         return ()
-    return PRIVATE_LIMITS + (() if proof.epsilon is not None else (f"ε is not proven for this file: {proof.why}.",))
+    most = claim.images_of_one_person
+    people = "who has how many is not known" if most is None else f"one person has up to {most} of the training images"
+    one = (f"ε covers one image, not all images of one person: {people}.",)
+    return (
+        one + PRIVATE_LIMITS + (() if proof.epsilon is not None else (f"ε is not proven for this file: {proof.why}.",))
+    )
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flows.stage import Context, main
-from tasks.data.dataset import load_dataset
+from tasks.data.dataset import Dataset, load_dataset
 from tasks.errors import GatehouseError
 from tasks.files import write_json
 from tasks.models.checkpoints import load_model, save_model
@@ -93,6 +94,7 @@ def private_student(context: Context) -> None:
         "steps": steps,
         "max_grad_norm": section.max_grad_norm,
         "records": len(labels),
+        "images_of_one_person": _most_of_one_person(data),
         "advantage_ceiling": round(ceiling, 6),
         "accountant": "PLD (dp_accounting), Poisson sampling, neighbours differ by one record more or less",
         "sampler": "Poisson",
@@ -115,6 +117,15 @@ def private_student(context: Context) -> None:
             "advantage_ceiling": ceiling,
         }
     )
+
+
+def _most_of_one_person(data: Dataset) -> int | None:
+    """The largest number of training images of one person (group); None where no group is known."""
+    if "group" not in data.manifest:
+        return None
+    groups = data.manifest["group"].to_numpy(str)[data.split == "train"]
+    counts = np.unique(groups[groups != ""], return_counts=True)[1]
+    return int(counts.max()) if len(counts) else None
 
 
 @torch.no_grad()

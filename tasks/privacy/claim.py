@@ -21,6 +21,7 @@ class Claim(Frozen):
     steps: int
     delta: float
     records: int
+    images_of_one_person: int | None
 
 
 class Proof(Frozen):

@@ -45,7 +45,8 @@ def draw(folder: Path, classes: tuple[str, ...], splits: dict[str, int], seed: i
     folder.mkdir(parents=True)
     np.save(folder / "images.npy", rng.integers(0, 256, (len(split), 1, SIDE, SIDE), dtype=np.uint8))
     labels = np.array(classes)[np.arange(len(split)) % len(classes)]
-    pd.DataFrame({"label": labels, "split": split}).to_parquet(folder / "manifest.parquet")
+    group = np.where(split == "train", (np.arange(len(split)) // 3).astype(str), "")  # three images a person
+    pd.DataFrame({"label": labels, "split": split, "group": group}).to_parquet(folder / "manifest.parquet")
     (folder / "classes.json").write_text(json.dumps(classes))
 
 
@@ -148,6 +149,7 @@ def test_private_training_repeats_itself_and_its_claim_holds_for_its_own_file_on
     result, said = judge("private_student", "models/trained/private_student")
     assert result.verdict == "passed"
     assert result.checks[2].name == "epsilon"
+    assert any("one person has up to 3 of the training images" in limit for limit in result.limits)
     assert said["proof"]["epsilon"] == pytest.approx(report["epsilon"], abs=1e-5)
     assert "which is proven" in said["in_words"]
     changed = Path("changed")

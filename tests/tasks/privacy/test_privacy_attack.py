@@ -163,6 +163,7 @@ REPORT = {
     "steps": 40,
     "delta": 1e-4,
     "records": 1000,
+    "images_of_one_person": 4,
     "accuracy": {"value": 0.8},
 }
 
