@@ -196,7 +196,7 @@ def _figures(name: str, final: Attempt, drill: dict[str, Any], strip: FilterRepo
     accuracy = np.array([[v["accuracy"] if v else np.nan for v in row] for row in values])
     titles = [policy if arm == "defended" else f"{policy},\nundefended" for arm, policy in columns]
     figures.transfer(folder / "2_transfer.png", names, titles, control, accuracy)
-    figures.entropy_histogram(folder / "3_strip.png", strip.groups, strip.threshold, alpha=strip.alpha)
+    figures.entropy_histograms(folder / "3_strip.png", strip.entropies, strip.threshold, alpha=strip.alpha)
 
 
 def _report(

@@ -60,16 +60,24 @@ def transfer(
         drawing.colorbar(shown, ax=axis, label="trigger control")
 
 
-def entropy_histogram(path: Path, groups: dict[str, np.ndarray], threshold: float, *, alpha: float) -> None:
-    """STRIP's entropies of each group of inputs, and the threshold below which an input is refused."""
-    top = max((float(v.max()) for v in groups.values() if len(v)), default=1.0)
-    bins = np.linspace(0, max(top, threshold, 1e-3), 26)
-    with figure(path, width=6.0, height=3.2) as drawing:
-        axis = drawing.subplots()
-        for i, (name, values) in enumerate(groups.items()):
-            axis.hist(
-                values, bins=list(bins), density=True, histtype="stepfilled", alpha=0.45, color=f"C{i}", label=name
-            )
-        axis.axvline(threshold, color="black", linestyle="--", linewidth=1, label="refused below")
-        axis.set(xlabel="mean entropy over classes (nats)", ylabel="density", title=f"STRIP, blend weight {alpha:g}")
-        axis.legend(fontsize=8)
+def entropy_histograms(
+    path: Path, entropies: dict[str, dict[str, np.ndarray]], threshold: float, *, alpha: float
+) -> None:
+    """STRIP's entropies by model (a panel each) and kind of input; the first model's threshold is marked."""
+    top = max(float(values.max()) for groups in entropies.values() for values in groups.values())
+    bins = np.linspace(0, max(top, threshold, 1e-3), 22)
+    with figure(path, width=6.2, height=0.6 + 1.75 * len(entropies)) as drawing:
+        axes = drawing.subplots(len(entropies), 1, sharex=True, squeeze=False)[:, 0]
+        for axis, (model, groups) in zip(axes, entropies.items(), strict=True):
+            for i, (name, values) in enumerate(groups.items()):
+                shares = np.full(len(values), 1 / len(values))
+                color = "0.35" if name == "clean" else f"C{i}"
+                axis.hist(values, bins=list(bins), weights=shares, histtype="stepfilled" if i == 0 else "step",
+                          alpha=0.5 if i == 0 else 1, linewidth=1.6, color=color, label=name)  # fmt: skip
+            axis.set(ylabel="share of inputs", ylim=(0, 1))
+            axis.set_title(model, fontsize=9)
+        axes[0].axvline(threshold, color="black", linestyle="--", linewidth=1, label="refused below")
+        axes[-1].set_xlabel("mean entropy over classes (nats)")
+        for axis in axes:
+            axis.legend(fontsize=7)
+        drawing.suptitle(f"STRIP, blend weight {alpha:g}", fontsize=10)

@@ -16,15 +16,20 @@ from tasks.models.architectures import Classifier
 CALIBRATION_IMAGES = 24
 CALIBRATION_BLENDS = 16
 IMAGES = 64
+LITTLE = 0.01
+LITTLE_BLENDING = (
+    "Blending tells nothing here: at the best weight the filter reads little more than how sure the model is of the "
+    "input itself, as the study found on X-rays."
+)
 UNCALIBRATED = 0.5  # the published blend weight, where no canary survived to calibrate on
 
 
 @dataclass(frozen=True)
 class FilterReport:
-    """Figures for the report, and the entropies behind the histogram by group."""
+    """Figures for the report, and the entropies behind the histograms: by model, then by kind of input."""
 
     figures: dict[str, Any]
-    groups: dict[str, np.ndarray]
+    entropies: dict[str, dict[str, np.ndarray]]
     alpha: float
     threshold: float
 
@@ -59,28 +64,29 @@ def measure_filter(
 
     clean, some = test[0][:IMAGES], val[0][-2 * IMAGES :]
     threshold = set_threshold(entropy(candidate, some, 1), false_refusals=false_refusals)
-    groups = {"candidate, clean": entropy(candidate, clean, 2)}
+    own = {"clean": entropy(candidate, clean, 2)}
+    seen = {"candidate": own}
     report: dict[str, Any] = {
         "alpha": alpha,
         "calibrated": bool(drills),
+        "note": LITTLE_BLENDING if alpha <= LITTLE else "",
         "mean_auroc_by_alpha": {f"{a:g}": round(v, 6) for a, v in means.items()},
         "blends": blends,
         "threshold": round(threshold, 6),
         "wanted_false_refusals": false_refusals,
-        "false_refusals": refused(groups["candidate, clean"], threshold),
+        "false_refusals": refused(own["clean"], threshold),
         "canaries": {},
         "candidate": {},
     }
     for name, (model, trigger) in canaries.items():
-        triggered = entropy(model, trigger.apply_uint8(clean), 3)
-        groups[f"{name}, triggered"] = triggered
-        report["canaries"][name] = _area(entropy(model, clean, 4), triggered, seed)
+        seen[name] = {"clean": entropy(model, clean, 4), "triggered": entropy(model, trigger.apply_uint8(clean), 3)}
+        report["canaries"][name] = _area(seen[name]["clean"], seen[name]["triggered"], seed)
     for name, trigger in triggers.items():
         triggered = entropy(candidate, trigger.apply_uint8(clean), 5)
-        report["candidate"][name] = _area(groups["candidate, clean"], triggered, seed) | {
-            "refused": refused(triggered, threshold)
-        }
-    return FilterReport(report, groups, alpha, threshold)
+        own[f"with the trigger of {name}"] = triggered
+        area = _area(own["clean"], triggered, seed)
+        report["candidate"][name] = area | {"refused": refused(triggered, threshold)}
+    return FilterReport(report, seen, alpha, threshold)
 
 
 def _area(clean: np.ndarray, triggered: np.ndarray, seed: int) -> dict[str, Any]:

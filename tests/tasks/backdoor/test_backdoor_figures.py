@@ -21,7 +21,8 @@ def test_worst_patches_transfer_and_entropies(world, tmp_path: Path) -> None:
     control = np.array([[0.1, 0.9], [np.nan, 0.4]])
     figures.transfer(tmp_path / "b.png", ["canary0", "canary1"], ["all", "none"], control, np.full((2, 2), 0.9))
     groups = {"clean": np.linspace(0.2, 0.9, 40), "triggered": np.linspace(0, 0.3, 40)}
-    figures.entropy_histogram(tmp_path / "c.png", groups, 0.2, alpha=0.05)
+    entropies = {"candidate": groups, "canary0": groups}
+    figures.entropy_histograms(tmp_path / "c.png", entropies, 0.2, alpha=0.05)
     for name in ("a", "b", "c"):
         path = tmp_path / f"{name}.png"
         assert path.stat().st_size < 150_000

@@ -71,20 +71,23 @@ def test_threshold_refuses_at_most_the_wanted_share_of_what_it_was_set_on() -> N
 
 
 def test_report_holds_canaries_and_candidate_and_is_the_same_for_the_same_seed(world) -> None:
+    val, test = (world.val[0][:40], world.val[1][:40]), (world.test[0][:24], world.test[1][:24])
+    triggers = {"canary0": world.trigger}
+
     def report(canaries):
-        return measure_filter(
-            world.protected, canaries, {"canary0": world.trigger}, world.val, world.test,
-            blends=4, false_refusals=0.1, seed=3,
-        )  # fmt: skip
+        return measure_filter(world.protected, canaries, triggers, val, test, blends=4, false_refusals=0.1, seed=3)
 
     one = report({"canary0 (undefended)": (world.backdoored, world.trigger)})
-    assert one.figures == report({"canary0 (undefended)": (world.backdoored, world.trigger)}).figures
     assert one.figures["calibrated"]
     area = one.figures["canaries"]["canary0 (undefended)"]["auroc"]
     assert area["low"] <= area["value"] <= area["high"]
-    assert set(one.groups) == {"candidate, clean", "canary0 (undefended), triggered"}
+    assert {name: list(kinds) for name, kinds in one.entropies.items()} == {
+        "candidate": ["clean", "with the trigger of canary0"],
+        "canary0 (undefended)": ["clean", "triggered"],
+    }
     none = report({})
     assert (none.alpha, none.figures["calibrated"]) == (UNCALIBRATED, False)
+    assert report({}).figures == none.figures
 
 
 @pytest.mark.parametrize("shift", [-1.0, 1.0])
