@@ -38,7 +38,7 @@ DATA = Path("data/student_task")
 REFERENCES = 4
 REFERENCE_IMAGES = 1500
 ASSUMPTIONS = (
-    "Gray box: the attacker holds the teacher's weights and pictures of every class, not the student (3.2.1).",
+    "Gray box: the attacker holds the teacher's weights and pictures that the candidate is sure of (3.2.1).",
     "White box: the attacker holds the candidate's weights, as where internals are exposed (C.4).",
     "Every pixel may change by the budget and no more; a picture sent by wire arrives as it was made (C.1, digital).",
 )
@@ -67,10 +67,19 @@ def adversarial(context: Context) -> None:
         budgets=section.budgets,
         steps=section.steps,
         seed=seed,
+        bfloat16=section.bfloat16,
         progress=_counter(context, 2 * len(section.budgets)),
     )
     few = slice(LARGE_BUDGET_IMAGES)
-    far = pgd(candidate, sample.x[few], sample.y[few], eps=LARGE_BUDGET, steps=section.steps, seed=seed)
+    far = pgd(
+        candidate,
+        sample.x[few],
+        sample.y[few],
+        eps=LARGE_BUDGET,
+        steps=section.steps,
+        seed=seed,
+        bfloat16=section.bfloat16,
+    )
     conditions = sanity(measured, (logits(candidate, far).argmax(1) != sample.y[few]).numpy())
 
     threshold = policy.threshold("adversarial", "mimicry_success")

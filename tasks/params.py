@@ -152,6 +152,7 @@ class Adversarial(Section):
     budgets: tuple[float, ...]  # L-infinity, in pixel units of [0, 1]
     steps: int = Field(ge=1)
     images: int = Field(ge=8)
+    bfloat16: bool
 
     @field_validator("budgets")
     @classmethod

@@ -25,7 +25,7 @@ GRAY_BOX = ThreatModel(
     "gray_box",
     "Gray box: mimicry on the teacher",
     "feature mimicry (Wang 2018)",
-    "the teacher's weights and a picture of the class wanted; nothing of the student but that it descends from them",
+    "the teacher's weights, pictures of every class, and what the candidate answers to those pictures",
 )
 NOISE = ThreatModel(
     "noise",

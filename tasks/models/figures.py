@@ -67,7 +67,7 @@ def reliability(path: Path, probabilities: np.ndarray, labels: np.ndarray, *, bi
     confidence = probabilities.max(1)
     right = probabilities.argmax(1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    used = np.unique(bin_of)
+    used = [b for b in np.unique(bin_of) if (bin_of == b).sum() >= 5]  # fewer say nothing of a share
     with figure(path, width=4.4, height=3.8) as drawing:
         axis = drawing.subplots()
         axis.plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle=":", label="calibrated")
