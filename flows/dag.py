@@ -22,8 +22,6 @@ from tasks.files import read_json, write_json
 LOGS = Path(".gatehouse/logs")
 RUNNING = Path(".gatehouse/running")
 _interrupted = Event()
-# Stages run side by side on the same cores: a thread that waits for its siblings must not spin meanwhile.
-PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 State = Literal["ran", "skipped", "restored", "failed", "not reached"]
 
 
@@ -83,7 +81,7 @@ def run_stage(stage: str, environment: dict[str, str], say: Callable[[str], None
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**PATIENT_THREADS, **os.environ, **environment},
+        env={**os.environ, **environment},
         start_new_session=True,  # so that an interrupt reaches us alone, and we stop the family in order
     )
     record = RUNNING / f"{stage}.json"

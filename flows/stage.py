@@ -115,6 +115,7 @@ def _limit_threads(threads: int) -> None:
 
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid, and costly
 
 
 def _mlflow_run(name: str):  # type: ignore[no-untyped-def]

@@ -193,7 +193,7 @@ class Monitoring(Section):
     reference_images: int = Field(ge=20)
     drift_share: float = Field(gt=0, le=1)
     window_hours: float = Field(gt=0)  # how far back requests are looked at
-    frequent_images_per_hour: int = Field(ge=1)  # from here on an account's queries are what question C.3 calls frequent
+    frequent_images_per_hour: int = Field(ge=1)  # of one account; what question C.3 calls frequent
     cron: str
 
 
