@@ -29,7 +29,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 @pytest.fixture(scope="module")
 def teacher() -> Classifier:
     model = build(SPEC, seed=0)
-    fit(model, TRAIN, VAL, TRAINING.model_copy(update={"epochs": 6}), policy="all", seed=0)
+    fit(model, TRAIN, VAL, TRAINING.model_copy(update={"epochs": 14}), policy="all", seed=0)
     return model
 
 
@@ -205,7 +205,7 @@ def test_class_weights_keep_a_rare_class() -> None:
     recall = {}
     for weighted in (False, True):
         model = build(SPEC, seed=0)
-        own = TRAINING.model_copy(update={"class_weights": weighted})
+        own = TRAINING.model_copy(update={"class_weights": weighted, "epochs": 12})
         fit(model, rare, VAL, own, policy="all", seed=0)
         recall[weighted] = accuracy(model, (test[0][test[1] == 2], test[1][test[1] == 2]))
     assert recall[True] >= recall[False]
