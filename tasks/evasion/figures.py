@@ -52,7 +52,7 @@ def strip(path: Path, sample: Sample, crafted: dict[str, Tensor], answers: dict[
     if not len(sample.x):
         return
     shown = [t for t in THREAT_MODELS if t.name in crafted]
-    with figure(path, width=5.6, height=1.9 * len(shown)) as drawing:
+    with figure(path, width=4.6, height=1.56 * len(shown)) as drawing:
         cells = drawing.subplots(len(shown), 3, squeeze=False)
         for row, threat in zip(cells, shown, strict=True):
             changed = crafted[threat.name]

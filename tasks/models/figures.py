@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from tasks.files import writing
 from tasks.models.training import Epoch
@@ -16,12 +17,17 @@ from tasks.models.training import Epoch
 
 @contextmanager
 def figure(path: Path, *, width: float, height: float) -> Iterator[Figure]:
-    """A figure that is written to `path` as PNG when the block ends without an error; sizes in inches."""
+    """A figure that is written to `path` as PNG when the block ends without an error; sizes in inches.
+
+    It is kept small for reports that embed it: a palette of 128 colours takes a third of the bytes.
+    """
     drawing = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(drawing)
+    canvas = FigureCanvasAgg(drawing)
     yield drawing
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(128)
     with writing(path) as temporary:
-        drawing.savefig(temporary, format="png")
+        picture.save(temporary, format="png", optimize=True)
 
 
 def learning_curve(path: Path, history: Sequence[Epoch], *, best: int) -> None:
