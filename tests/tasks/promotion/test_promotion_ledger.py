@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import GatehouseError
-from tasks.promotion.ledger import START, append, head_of
+from tasks.promotion.ledger import START, append, head_of, last_promotion
 
 
 def chain(path: Path, n: int) -> str:
@@ -51,3 +51,24 @@ def test_a_changed_last_line_changes_the_head(tmp_path: Path) -> None:
     head = chain(path, 2)
     path.write_text(path.read_text().replace('"version": 1', '"version": 7'))
     assert head_of(path) != head
+
+
+def test_the_last_promotion_is_the_newest_entry_that_promoted(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    assert last_promotion(path) is None
+    append(path, {"decision": "refused", "version": None})
+    assert last_promotion(path) is None
+    for version in ("1", "2"):
+        append(path, {"decision": "promoted", "version": version})
+    append(path, {"decision": "refused", "version": None})
+    found = last_promotion(path)
+    assert found is not None
+    assert found["version"] == "2"
+
+
+def test_the_last_promotion_of_a_broken_chain_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.jsonl"
+    chain(path, 3)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(GatehouseError, match="breaks at line 1"):
+        last_promotion(path)
