@@ -63,7 +63,7 @@ def invert(
             starts.append(Start(p.target_class, p.place, top, left, small))
         optimised = optimise_patches(net, x, labels, starts, classes=classes, steps=steps, seed=seed)
         lost = set()
-        for start, pattern in zip(starts, optimised, strict=True):
+        for start, pattern in zip(starts, optimised.patterns, strict=True):
             trigger = Trigger(quantise(pattern), start.top, start.left)
             after = fast_predictions(net, trigger.apply(x))
             if class_rises(before, after, labels, classes)[start.target_class] >= works:

@@ -50,7 +50,7 @@ def test_optimising_alone_finds_a_trigger_that_no_simple_pattern_is(world) -> No
     """Starting from gray at the right corner, gradients alone must come to steer the backdoored model."""
     net, x, labels = frozen_copy(world.backdoored), as_float(world.val[0]), world.val[1]
     start = Start(1, "top_left", 0, 0, torch.full((1, 3, 3), 0.5))
-    (pattern,) = optimise_patches(net, x, labels, [start], classes=3, steps=15, seed=0)
+    pattern = optimise_patches(net, x, labels, [start], classes=3, steps=15, seed=0).patterns[0]
     assert float(pattern.mean()) > 0.8  # the planted square is white
     assert 0 <= float(pattern.min()) <= float(pattern.max()) <= 1
 
