@@ -1,6 +1,6 @@
 """Patch-randomised training: random patches of random size, place and content are pasted on images, label kept.
 
-A network trained so learns that no small pattern decides a label. Its effect is measured by every drill (reports/drill.json).
+A network trained so learns that no small pattern decides a label. Every drill measures the effect (reports/drill.json).
 """
 
 from __future__ import annotations
