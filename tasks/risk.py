@@ -37,8 +37,10 @@ THRESHOLDS: dict[str, tuple[float, float, float]] = {
     "backdoor.trigger_control": (0.30, 0.20, 0.10),
     "backdoor.patch_control": (0.80, 0.60, 0.40),
     "backdoor.accuracy_minimum": (0.60, 0.70, 0.75),
-    "adversarial.mimicry_success": (0.80, 0.60, 0.40),
-    "adversarial.pgd_success": (0.90, 0.75, 0.50),
+    # Measured, phantom and X-rays: copies of the teacher .60 to .90, last block trained .48 to .65, all .12 to .26.
+    "adversarial.mimicry_success": (0.60, 0.50, 0.35),
+    # At one grey level, without adversarial training, .39 to .79; at two levels .79 and more: nothing is told apart.
+    "adversarial.pgd_success": (0.90, 0.75, 0.60),
     "privacy.membership_advantage": (0.40, 0.25, 0.15),
     "privacy.tpr_at_1_fpr": (0.20, 0.10, 0.05),
     "privacy.epsilon": (16.0, 8.0, 4.0),
