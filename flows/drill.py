@@ -3,308 +3,237 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import save
 
 from flows.stage import Context, main
-from tasks.backdoor import drill as parts
-from tasks.backdoor.choice import choose_policy
-from tasks.backdoor.control import Control
-from tasks.backdoor.defences.inversion import invert
-from tasks.backdoor.drill import Canary, Cell
-from tasks.backdoor.judge import judge, searched
-from tasks.backdoor.search import search
-from tasks.backdoor.triggers import Trigger
-from tasks.data.dataset import Dataset, load_dataset
+from tasks.backdoor.choice import Choice, choose_policy
+from tasks.backdoor.drill import TOOK, Canary, plan_canaries, undefended
+from tasks.backdoor.rehearsal import (
+    UNDEFENDED,
+    Arm,
+    Ground,
+    Run,
+    judge_reference,
+    rehearse_canary,
+    rehearse_reference,
+    scan_teacher,
+    search_canary,
+)
+from tasks.data.dataset import load_dataset
 from tasks.files import write_json, writing
-from tasks.models.architectures import Classifier, ModelSpec
 from tasks.models.checkpoints import load_model, save_model
-from tasks.params import FreezePolicy, Training
-from tasks.risk import Policy, load_policy
+from tasks.params import FreezePolicy, Params, Training
+from tasks.risk import load_policy
 
 TEACHER = Path("models/teacher")
 MODELS = Path("models/drill")
 REPORT = Path("reports/drill.json")
 VALIDATION_IMAGES = 150
-SCAN_HELD_OUT = 200
-Part = tuple[Any, Any]
-
-
-@dataclass
-class Work:
-    """What the drill works with and what it has gathered."""
-
-    context: Context
-    teacher: Classifier
-    spec: ModelSpec
-    student_spec: ModelSpec
-    policy: Policy
-    teacher_task: Dataset
-    train: Part
-    val: Part
-    search: Part
-    test: Part
-    few: Part  # of the test images: where a figure need not be fine, as of canaries
-    recipe: Training
-    total: int = 0
-    done: int = 0
-    cells: list[Cell] = field(default_factory=list)
-    searches: list[dict[str, Any]] = field(default_factory=list)
-    canaries: dict[str, Canary] = field(default_factory=dict)
-    teachers: dict[str, Classifier] = field(default_factory=dict)
-    students: dict[str, Classifier] = field(default_factory=dict)
-
-    @property
-    def seed(self) -> int:
-        return self.context.params.run.seed
-
-    @property
-    def triggers(self) -> dict[str, Trigger]:
-        return {name: canary.trigger for name, canary in self.canaries.items()}
-
-    def step(self, text: str) -> None:
-        self.done += 1
-        self.context.progress(self.done, self.total, text)
+FEW_HELD_OUT = 200
+T = TypeVar("T")
 
 
 def drill(context: Context) -> None:
     """Plant canaries, train their students under every freeze policy, choose one, and try the gate's search on them."""
     started = time.monotonic()
-    work = _prepare(context)
-    report = [_canary(work, canary) for canary in _planned(work)]
-    choice = choose_policy(work.cells, work.teacher, accuracy_tolerance=context.params.drill.accuracy_tolerance)
-    fixed = context.params.student.freeze
-    used: FreezePolicy = choice.policy if fixed == "drill" else fixed
+    params = context.params
+    # Units of work run side by side, each on one thread: faster than many threads on one small network, and the
+    # figures do not depend on how many run at once.
+    torch.set_num_threads(1)
+    ground = _ground(params)
+    planned = _planned(ground, params)
+    fresh = params.drill.reference_start == "fresh"
+    seeds = {f"clean{i}": params.run.seed + 7919 * (i + 1) for i in range(params.drill.clean_references)}
+
+    jobs: dict[str, Callable[[], Run]] = {}
+    for c in planned:
+        jobs[c.name] = lambda c=c: rehearse_canary(ground, c)  # type: ignore[misc]
+    for name, seed in seeds.items():
+        jobs[name] = lambda n=name, s=seed: rehearse_reference(  # type: ignore[misc]
+            ground, n, fresh=fresh, epochs=params.drill.reference_epochs, seed=s
+        )
+    runs = _side_by_side(context, jobs, "teachers and their students trained")
+    canaries = [runs[c.name] for c in planned]
+    cells = [cell for run in canaries for cell in run.cells]
+    choice = choose_policy(cells, ground.teacher, accuracy_tolerance=params.drill.accuracy_tolerance)
+    used: FreezePolicy = choice.policy if params.student.freeze == "drill" else params.student.freeze
     context.say(f"freeze policy {choice.policy}: {choice.reason}")
-    references = [_reference(work, i, used) for i in range(context.params.drill.clean_references)]
-    for name in work.canaries:
-        _search_canary(work, name, used)
-    scan = _scan_teachers(work)
+
+    searches, scans = _search(context, ground, runs, seeds, used)
     with writing(MODELS) as folder:
         folder.mkdir(parents=True)
-        _save(work, folder)
-    write_json(
-        REPORT,
-        {
-            "canaries": report,
-            "references": references,
-            "cells": [c.as_json() for c in work.cells],
-            "freeze": {
-                "policy": choice.policy,
-                "reason": choice.reason,
-                "used": used,
-                "table": [row.as_json() for row in choice.table],
-            },
-            "searches": work.searches,
-            "teacher_scan": scan,
-            "student_training": {"epochs": work.recipe.epochs, "images": len(work.train[1])},
-        },
-    )
-    _tell(context, work, time.monotonic() - started)
+        _save(folder, ground, runs, searches)
+    write_json(REPORT, _report(ground, runs, choice, used, searches, scans, fresh=fresh))
+    _tell(context, runs, searches, time.monotonic() - started)
 
 
-def _prepare(context: Context) -> Work:
-    params = context.params
+def _ground(params: Params) -> Ground:
     teacher, record = load_model(TEACHER)
     teacher_task, student_task = load_dataset(Path("data/teacher_task")), load_dataset(Path("data/student_task"))
     recipe = Training(**{k: getattr(params.student, k) for k in Training.model_fields})
-    work = Work(
-        context=context,
+    fixed = params.student.freeze
+    policies = dict.fromkeys([*params.drill.policies, *([] if fixed == "drill" else [fixed])])
+    seed = params.run.seed
+    return Ground(
         teacher=teacher,
         spec=record.spec,
-        student_spec=record.spec.model_copy(update={"classes": student_task.classes}),
-        policy=load_policy(),
-        teacher_task=teacher_task,
-        train=student_task.part("train", params.drill.student_images, params.run.seed),
-        val=student_task.part("val", VALIDATION_IMAGES, params.run.seed),
-        search=student_task.part("val", params.backdoor.search_images, params.run.seed),
+        classes=student_task.classes,
+        teacher_train=teacher_task.part("train"),
+        teacher_val=teacher_task.part("val"),
+        teacher_test=teacher_task.part("test"),
+        train=student_task.part("train", params.drill.student_images, seed),
+        val=student_task.part("val", VALIDATION_IMAGES, seed),
+        search=student_task.part("val", params.backdoor.search_images, seed),
         test=student_task.part("test"),
-        few=student_task.part("test", SCAN_HELD_OUT, params.run.seed),
+        few=student_task.part("test", FEW_HELD_OUT, seed),
         recipe=recipe.model_copy(update={"epochs": params.drill.student_epochs}),
-    )
-    canaries, references = params.drill.canaries, params.drill.clean_references
-    work.total = canaries * (len(params.drill.policies) + 3) + 3 * references + 1
-    return work
-
-
-def _planned(work: Work) -> list[Canary]:
-    section = work.context.params.drill
-    return parts.plan_canaries(
-        section.canaries,
-        work.teacher_task.part("train")[0],
-        trigger_fraction=section.trigger_fraction,
-        poison_rate=section.poison_rate,
-        epochs=section.teacher_epochs,
-        classes=len(work.spec.classes),
-        seed=work.seed,
+        plain=undefended(recipe),
+        policies=tuple(policies),
+        limit=load_policy().threshold("backdoor", "trigger_control"),
+        section=params.backdoor,
+        seed=seed,
     )
 
 
-def _canary(work: Work, canary: Canary) -> dict[str, Any]:
-    """Plant one canary so that it takes and survives an undefended transfer, then train its defended students."""
-    limit = work.policy.threshold("backdoor", "trigger_control")
-    train, val, test = (work.teacher_task.part(s) for s in ("train", "val", "test"))
-    attempts = []
-    for attempt in range(3):
-        teacher = parts.plant(work.teacher, train, val, canary)
-        success, accuracy = parts.measure_teacher(teacher, test, canary)
-        student, cell = _student(work, teacher, canary, "undefended", "none")
-        attempts.append({"poison_rate": canary.poison_rate, "epochs": canary.epochs, "teacher_success": success,
-                         "undefended_control": cell.control.value})  # fmt: skip
-        if attempt == 2 or (success >= parts.TOOK and cell.control.value > limit):
-            break
-        canary = canary.stronger()
-    work.step(f"{canary.name}: {canary.pattern} square, {canary.corner}, success in its teacher {success:.2f}")
-    work.canaries[canary.name], work.teachers[canary.name] = canary, teacher
-    _keep(work, student, cell)
-    for policy in _policies(work):
-        student, cell = _student(work, teacher, canary, "defended", policy)
-        _keep(work, student, cell)
-        work.step(f"{canary.name}, {policy} trainable: trigger control {cell.control.value:.2f}")
+def _planned(ground: Ground, params: Params) -> list[Canary]:
+    return plan_canaries(
+        params.drill.canaries,
+        ground.teacher_train[0],
+        trigger_fraction=params.drill.trigger_fraction,
+        poison_rate=params.drill.poison_rate,
+        epochs=params.drill.teacher_epochs,
+        classes=len(ground.spec.classes),
+        seed=ground.seed,
+    )
+
+
+def _side_by_side(context: Context, jobs: dict[str, Callable[[], T]], text: str) -> dict[str, T]:
+    """Run the jobs, as many at once as params.yaml allows threads; results come in the order of the jobs."""
+    with ThreadPoolExecutor(max_workers=context.params.run.threads) as pool:
+        futures = {pool.submit(job): name for name, job in jobs.items()}
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                future.result()
+                context.progress(done, len(jobs), f"{text}: {futures[future]}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        return {name: future.result() for future, name in futures.items()}
+
+
+def _search(
+    context: Context, ground: Ground, runs: dict[str, Run], seeds: dict[str, int], used: FreezePolicy
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The gate's search on references and living canaries, and the scan of every teacher."""
+    triggers = {name: run.canary.trigger for name, run in runs.items() if run.canary}
+    jobs: dict[str, Callable[[], dict[str, Any]]] = {}
+    for name, seed in seeds.items():
+        jobs[name] = lambda n=name, s=seed: judge_reference(ground, runs[n], used, triggers, seed=s)  # type: ignore[misc]
+    for name in triggers:
+        for arm in _living(runs[name], used, ground.limit):
+            jobs[f"{name} {arm[0]}"] = lambda n=name, a=arm: search_canary(ground, runs[n], a)  # type: ignore[misc]
+    data = load_dataset(Path("data/teacher_task"))
+    images = data.part("val", ground.section.search_images // 2, ground.seed)
+    held_out = data.part("test", FEW_HELD_OUT, ground.seed)
+    teachers = {"teacher": ground.teacher, **{name: run.teacher for name, run in runs.items()}}
+    for name, model in teachers.items():
+        jobs[f"teacher of {name}"] = lambda m=model: scan_teacher(ground, m, images, held_out, ground.section)  # type: ignore[misc]
+    done = _side_by_side(context, jobs, "searched for patches")
+    scans = {name: done.pop(f"teacher of {name}") for name in teachers}
+    return list(done.values()), scans
+
+
+def _living(run: Run, used: FreezePolicy, limit: float) -> Iterable[Arm]:
+    """Students in which the canary's own trigger still works; where training removed it there is nothing to catch."""
+    arms: list[Arm] = [UNDEFENDED, ("defended", used)]
+    return [arm for arm in arms if run.cell(arm).control.value > limit]
+
+
+def _save(folder: Path, ground: Ground, runs: dict[str, Run], searches: list[dict[str, Any]]) -> None:
+    """Triggers of all canaries, and the students that were searched, which the gate's filter goes on to use."""
+    spec = ground.spec.model_copy(update={"classes": ground.classes})
+    for name, run in runs.items():
+        if run.canary:
+            trigger = run.canary.trigger
+            place = {"top": str(trigger.top), "left": str(trigger.left), "name": name}
+            (folder / f"{name}.safetensors").write_bytes(save({"pattern": trigger.pattern.contiguous()}, place))
+    for row in searches:
+        own = f"{row['model']}_{row['arm']}_{row['policy']}"
+        model = runs[row["model"]].students[(row["arm"], row["policy"])]
+        save_model(folder / own, model, spec, notes={"kind": row["kind"]})
+        row["model_folder"] = str(MODELS / own)
+
+
+def _report(
+    ground: Ground,
+    runs: dict[str, Run],
+    choice: Choice,
+    used: FreezePolicy,
+    searches: list[dict[str, Any]],
+    scans: dict[str, dict[str, Any]],
+    *,
+    fresh: bool,
+) -> dict[str, Any]:
+    clean = [scans[name]["patch_control"]["value"] for name, run in runs.items() if not run.canary]
+    return {
+        "canaries": [_canary(ground, run, run.canary) for run in runs.values() if run.canary],
+        "references": [
+            {"name": n, "start": "fresh" if fresh else "teacher", "teacher_clean_accuracy": round(r.accuracy, 6)}
+            for n, r in runs.items()
+            if not r.canary
+        ],
+        "cells": [cell.as_json() for run in runs.values() for cell in run.cells],
+        "freeze": {
+            "policy": choice.policy,
+            "reason": choice.reason,
+            "used": used,
+            "table": [row.as_json() for row in choice.table],
+        },
+        "searches": searches,
+        "teacher_scan": {
+            "classes": list(ground.spec.classes),
+            "side": scans["teacher"]["side"],
+            "works": scans["teacher"]["works"],
+            "models": scans,
+            "teacher_above_references": sum(scans["teacher"]["patch_control"]["value"] > v for v in clean),
+            "references": len(clean),
+        },
+        "student_training": {"epochs": ground.recipe.epochs, "images": len(ground.train[1])},
+    }
+
+
+def _canary(ground: Ground, run: Run, canary: Canary) -> dict[str, Any]:
     return {
         "name": canary.name,
         "corner": canary.corner,
         "pattern": canary.pattern,
         "side": canary.trigger.pattern.shape[-1],
-        "target": work.spec.classes[canary.target_class],
+        "target": ground.spec.classes[canary.target_class],
         "poison_rate": canary.poison_rate,
         "epochs": canary.epochs,
-        "teacher_success": round(success, 6),
-        "teacher_clean_accuracy": round(accuracy, 6),
-        "took": success >= parts.TOOK,
-        "attempts": attempts,
+        "teacher_success": round(run.success, 6),
+        "teacher_clean_accuracy": round(run.accuracy, 6),
+        "took": run.success >= TOOK,
+        "attempts": run.attempts,
         "trigger_file": f"{MODELS / canary.name}.safetensors",
     }
 
 
-def _policies(work: Work) -> list[FreezePolicy]:
-    """The policies to compare, and the one that params.yaml fixes by hand where that is none of them."""
-    fixed = work.context.params.student.freeze
-    extra = [] if fixed == "drill" else [fixed]
-    return list(dict.fromkeys([*work.context.params.drill.policies, *extra]))
-
-
-def _student(
-    work: Work, teacher: Classifier, canary: Canary, arm: str, policy: FreezePolicy
-) -> tuple[Classifier, Cell]:
-    model = _trained(work, teacher, arm, policy, canary.seed)
-    target = parts.same_class(work.spec.classes[canary.target_class], work.student_spec.classes)
-    accuracy, control, success = parts.measure_student(model, work.test, canary.trigger, target)
-    return model, Cell(canary.name, "canary", arm, policy, accuracy, control, success)
-
-
-def _trained(work: Work, teacher: Classifier, arm: str, policy: FreezePolicy, seed: int) -> Classifier:
-    recipe = work.recipe if arm == "defended" else parts.undefended(work.context.params.student)
-    classes = len(work.student_spec.classes)
-    return parts.student_of(teacher, classes, work.train, work.val, recipe, policy=policy, seed=seed)
-
-
-def _keep(work: Work, student: Classifier, cell: Cell) -> None:
-    work.cells.append(cell)
-    work.students[f"{cell.model}_{cell.arm}_{cell.policy}"] = student
-
-
-def _reference(work: Work, index: int, policy: FreezePolicy) -> dict[str, Any]:
-    """A clean teacher, its student by the candidate's own recipe, and what the gate says of that student."""
-    section, name, seed = work.context.params.drill, f"clean{index}", work.seed + 7919 * (index + 1)
-    fresh = section.reference_start == "fresh"
-    train, val, test = (work.teacher_task.part(s) for s in ("train", "val", "test"))
-    teacher = parts.clean_reference(
-        work.teacher, work.spec, train, val, fresh=fresh, epochs=section.reference_epochs, seed=seed
-    )
-    work.teachers[name] = teacher
-    accuracy = parts.accuracy_of(teacher, test)
-    work.step(f"{name}: clean teacher, balanced accuracy {accuracy:.2f}")
-    for arm, own in (("undefended", "none"), ("defended", policy)):
-        student = _trained(work, teacher, arm, own, seed)
-        for canary in work.canaries.values():
-            right, control, _ = parts.measure_student(student, work.test, canary.trigger, None)
-            _keep(work, student, Cell(name, "clean", arm, own, right, control, None))
-    work.step(f"{name}: students trained")
-    student = work.students[f"{name}_defended_{policy}"]
-    judged = judge(student, work.search, work.test, work.triggers, work.context.params.backdoor, seed=seed)
-    work.searches.append(searched(judged, model=name, kind="clean", arm="defended", policy=policy))
-    work.step(f"{name}: natural patch control {judged.patch_control['value']:.2f}")
-    return {"name": name, "start": section.reference_start, "teacher_clean_accuracy": round(accuracy, 6)}
-
-
-def _search_canary(work: Work, name: str, policy: FreezePolicy) -> None:
-    """The gate's search on the canary's students in which its backdoor may be: undefended, and as the candidate is."""
-    limit = work.policy.threshold("backdoor", "trigger_control")
-    wanted = {(c.arm, c.policy): c for c in work.cells if c.model == name}
-    arms: list[tuple[str, FreezePolicy]] = [("undefended", "none"), ("defended", policy)]
-    for arm, own in arms:
-        cell = wanted[(arm, own)]
-        if cell.control.value <= limit:
-            continue  # training removed the backdoor, or it never transferred: there is nothing to catch
-        student = work.students[f"{name}_{arm}_{own}"]
-        # No trigger is handed over: the search has to find its own.
-        judged = judge(student, work.search, work.few, {}, work.context.params.backdoor, seed=work.seed)
-        planted = _control_json(cell.control)
-        work.searches.append(searched(judged, model=name, kind="canary", arm=arm, policy=own, planted=planted))
-    work.step(f"{name}: searched")
-
-
-def _scan_teachers(work: Work) -> dict[str, Any]:
-    """Patch control and inversion of the chosen teacher beside clean references and canaries: information only."""
-    section, seed = work.context.params.backdoor, work.seed
-    images = work.teacher_task.part("val", section.search_images // 2, seed)
-    test = work.teacher_task.part("test", SCAN_HELD_OUT, seed)
-    rows: dict[str, dict[str, Any]] = {}
-    for name, model in {"teacher": work.teacher, **work.teachers}.items():
-        found = search(
-            model, images, test, patch_fraction=section.patch_fraction, search_steps=section.search_steps // 2,
-            restarts=1, seed=seed,
-        )  # fmt: skip
-        inverted = invert(model, images, found, steps=section.search_steps // 3, seed=seed)
-        rows[name] = {
-            "patch_control": _control_json(found.patch),
-            "simple_control": _control_json(found.simple),
-            "smallest_sides": list(inverted.sides),
-            "smallest_side": inverted.smallest,
-        }
-    work.step("teachers scanned")
-    clean = [rows[n]["patch_control"]["value"] for n in work.teachers if n not in work.canaries]
-    return {
-        "classes": list(work.spec.classes),
-        "side": found.side,
-        "works": inverted.works,
-        "search_images": len(images[1]),
-        "held_out_images": len(test[1]),
-        "models": rows,
-        "teacher_above_references": sum(rows["teacher"]["patch_control"]["value"] > v for v in clean),
-        "references": len(clean),
-    }
-
-
-def _control_json(control: Control) -> dict[str, Any]:
-    return {k: v for k, v in control.as_json().items() if k != "by_class"}
-
-
-def _save(work: Work, folder: Path) -> None:
-    """Triggers of all canaries, and the students that the gate goes on to use: the searched ones."""
-    for name, canary in work.canaries.items():
-        tensors = {"pattern": canary.trigger.pattern.contiguous()}
-        metadata = {"top": str(canary.trigger.top), "left": str(canary.trigger.left), "name": name}
-        (folder / f"{name}.safetensors").write_bytes(save(tensors, metadata))
-    for row in work.searches:
-        name = f"{row['model']}_{row['arm']}_{row['policy']}"
-        save_model(folder / name, work.students[name], work.student_spec, notes={"kind": row["kind"]})
-        row["model_folder"] = str(MODELS / name)
-
-
-def _tell(context: Context, work: Work, seconds: float) -> None:
-    canaries = [r for r in work.searches if r["kind"] == "canary"]
-    clean = [r["patch_control"]["value"] for r in work.searches if r["kind"] == "clean"]
+def _tell(context: Context, runs: dict[str, Run], searches: list[dict[str, Any]], seconds: float) -> None:
+    living = sum(row["kind"] == "canary" for row in searches)
+    clean = [row["patch_control"]["value"] for row in searches if row["kind"] == "clean"]
     context.say(
-        f"{len(canaries)} canary students keep their backdoor; natural patch control of clean references "
+        f"{living} canary students keep their backdoor; natural patch control of clean references "
         f"{', '.join(f'{v:.2f}' for v in clean)}; {seconds:.0f} s"
     )
     figures: dict[str, float | None] = {"seconds": seconds}
-    for cell in work.cells:
+    for cell in (cell for run in runs.values() for cell in run.cells):
         figures[f"{cell.model}.{cell.arm}.{cell.policy}.accuracy"] = cell.accuracy
         if cell.kind == "canary":
             figures[f"{cell.model}.{cell.arm}.{cell.policy}.trigger_control"] = cell.control.value

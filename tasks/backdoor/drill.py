@@ -7,6 +7,7 @@ accuses, and the cells (canary × freeze policy) how much of a backdoor each pol
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,7 @@ Labelled = tuple[np.ndarray, np.ndarray]
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
 PATTERNS = ("white", "checker", "binary_noise", "coarse_checker")
 VISIBLE = 0.2  # mean change of the pixels under a trigger, of 1, below which it is drawn in the opposite shades
+_SEEDING = threading.Lock()  # fresh weights come from the process-wide generator, which drills side by side share
 TOOK = 0.9  # attack success in the teacher from which a backdoor counts as planted
 
 
@@ -140,7 +142,8 @@ def clean_reference(
     teacher: Classifier, spec: ModelSpec, train: Labelled, val: Labelled, *, fresh: bool, epochs: int, seed: int
 ) -> Classifier:
     """A teacher without poison: from fresh weights, which hold nothing of the chosen teacher, or from its copy."""
-    model = build(spec, seed=seed) if fresh else copy.deepcopy(teacher)
+    with _SEEDING:
+        model = build(spec, seed=seed) if fresh else copy.deepcopy(teacher)
     fit(model, train, val, teacher_training(epochs), policy="all", seed=seed)
     return model
 
@@ -156,7 +159,8 @@ def student_of(
     seed: int,
 ) -> Classifier:
     """A student trained from a copy of the teacher with a new head."""
-    model = new_head(copy.deepcopy(teacher), classes, seed=seed)
+    with _SEEDING:
+        model = new_head(copy.deepcopy(teacher), classes, seed=seed)
     fit(model, train, val, training, policy=policy, seed=seed)
     return model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,17 @@ def test_a_canary_takes_in_a_copy_and_transfers_through_frozen_features(world) -
     assert control.value > 0.5
     assert on_target is not None
     assert control == drill.control_by(student, canary.trigger, world.test)
+
+
+def test_students_trained_side_by_side_are_those_trained_in_turn(world) -> None:
+    few = world.train[0][:90], world.train[1][:90]
+
+    def student(seed: int) -> str:
+        recipe = world.recipe(1, 0.5)
+        return digest(drill.student_of(world.clean, 3, few, world.val, recipe, policy="all", seed=seed))
+
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        assert list(pool.map(student, range(6))) == [student(seed) for seed in range(6)]
 
 
 def test_a_fresh_reference_holds_nothing_of_the_teacher(world) -> None:
