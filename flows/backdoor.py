@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 
 from flows.stage import Context, main
@@ -49,6 +50,8 @@ class Attempt:
 
 def backdoor(context: Context) -> None:
     """Judge models/trained/<candidate>, mitigate where that is allowed and needed, and write models/<candidate>."""
+    # One thread: candidates are judged side by side, and the network is too small for threads to share.
+    torch.set_num_threads(1)
     policy, drill = load_policy(), read_json(DRILL_REPORT)
     model, record = load_model(TRAINED / context.candidate)
     data = load_dataset(Path("data/student_task"))
@@ -167,9 +170,9 @@ def _filter(
     context: Context, model: Classifier, drill: dict[str, Any], triggers: dict[str, Trigger], data: Dataset
 ) -> FilterReport:
     planted = {
-        f"{row['model']} ({row['arm']})": (load_model(Path(row["model_folder"]))[0], triggers[row["model"]])
+        row["model"]: (load_model(Path(row["model_folder"]))[0], triggers[row["model"]])
         for row in drill["searches"]
-        if row["kind"] == "canary"
+        if row["kind"] == "canary" and row["arm"] == "undefended"
     }
     section = context.params.backdoor
     return measure_filter(

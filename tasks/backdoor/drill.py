@@ -16,6 +16,7 @@ import numpy as np
 
 from tasks.backdoor.attacks.badnets import poison
 from tasks.backdoor.control import Control, attack_success_rate, trigger_control
+from tasks.backdoor.net import spread
 from tasks.backdoor.patterns import position, simple_patterns
 from tasks.backdoor.triggers import Trigger, pixels
 from tasks.models.architectures import Classifier, ModelSpec, build, new_head
@@ -100,7 +101,7 @@ def plan_canaries(
 
 def visibility(trigger: Trigger, images: np.ndarray) -> float:
     """Mean absolute change of the pixels under the trigger, in [0, 1], over at most 256 uint8 images."""
-    some = images[:256]
+    some = images[spread(len(images), 256)]
     changed = np.abs(trigger.apply_uint8(some).astype(float) - some)
     _, height, width = trigger.pattern.shape
     area = changed[..., trigger.top : trigger.top + height, trigger.left : trigger.left + width]

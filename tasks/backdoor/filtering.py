@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 
 from tasks.backdoor.defences.strip import ALPHAS, auroc, calibrate_alpha, entropies, refused, set_threshold
+from tasks.backdoor.net import spread
 from tasks.backdoor.search import Labelled
 from tasks.backdoor.triggers import Trigger
 from tasks.models.architectures import Classifier
 
 CALIBRATION_IMAGES = 24
 CALIBRATION_BLENDS = 16
-IMAGES = 64
+VAL_IMAGES = 192  # to set the threshold on
+TEST_IMAGES = 96
+TRIGGERED_IMAGES = 48
 LITTLE = 0.01
 LITTLE_BLENDING = (
     "Blending tells nothing here: at the best weight the filter reads little more than how sure the model is of the "
@@ -52,7 +55,7 @@ def measure_filter(
         triggers: the drill's triggers, tried on the candidate by name.
         false_refusals: share of clean validation images that the candidate's filter may refuse.
     """
-    few = val[0][:CALIBRATION_IMAGES]
+    few = val[0][spread(len(val[0]), CALIBRATION_IMAGES)]
     drills = [(model, few, trigger.apply_uint8(few)) for model, trigger in canaries.values()]
     means: dict[float, float] = {}
     alpha = UNCALIBRATED
@@ -62,7 +65,9 @@ def measure_filter(
     def entropy(model: Classifier, images: np.ndarray, shift: int) -> np.ndarray:
         return entropies(model, images, val[0], alpha=alpha, blends=blends, seed=seed + shift)
 
-    clean, some = test[0][:IMAGES], val[0][-2 * IMAGES :]
+    some = val[0][spread(len(val[0]), VAL_IMAGES)]
+    clean = test[0][spread(len(test[0]), TEST_IMAGES)]
+    to_trigger = test[0][spread(len(test[0]), TRIGGERED_IMAGES)]
     threshold = set_threshold(entropy(candidate, some, 1), false_refusals=false_refusals)
     own = {"clean": entropy(candidate, clean, 2)}
     seen = {"candidate": own}
@@ -79,10 +84,11 @@ def measure_filter(
         "candidate": {},
     }
     for name, (model, trigger) in canaries.items():
-        seen[name] = {"clean": entropy(model, clean, 4), "triggered": entropy(model, trigger.apply_uint8(clean), 3)}
+        triggered = entropy(model, trigger.apply_uint8(to_trigger), 3)
+        seen[name] = {"clean": entropy(model, to_trigger, 4), "triggered": triggered}
         report["canaries"][name] = _area(seen[name]["clean"], seen[name]["triggered"], seed)
     for name, trigger in triggers.items():
-        triggered = entropy(candidate, trigger.apply_uint8(clean), 5)
+        triggered = entropy(candidate, trigger.apply_uint8(to_trigger), 5)
         own[f"with the trigger of {name}"] = triggered
         area = _area(own["clean"], triggered, seed)
         report["candidate"][name] = area | {"refused": refused(triggered, threshold)}
@@ -91,4 +97,11 @@ def measure_filter(
 
 def _area(clean: np.ndarray, triggered: np.ndarray, seed: int) -> dict[str, Any]:
     value, (low, high) = auroc(clean, triggered, seed=seed)
-    return {"auroc": {"value": round(value, 6), "low": round(low, 6), "high": round(high, 6), "n": 2 * len(clean)}}
+    return {
+        "auroc": {
+            "value": round(value, 6),
+            "low": round(low, 6),
+            "high": round(high, 6),
+            "n": len(clean) + len(triggered),
+        }
+    }

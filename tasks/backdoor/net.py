@@ -11,6 +11,11 @@ from tasks.models.architectures import Classifier
 BATCH = 128  # larger batches fall out of a desktop processor's cache and are slower an image
 
 
+def spread(n: int, limit: int) -> np.ndarray:
+    """At most `limit` rows of n, evenly spread, so that a data set in order of its classes gives some of each."""
+    return np.unique(np.linspace(0, n - 1, min(n, limit)).round().astype(np.int64))
+
+
 @torch.no_grad()
 def fast_logits(net: Classifier, x: Tensor) -> Tensor:
     """Logits in bfloat16 arithmetic of float images in [0, 1], shape (n, classes): to search with, not to report."""

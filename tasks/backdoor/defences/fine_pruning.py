@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tasks.backdoor.net import spread
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
-from tasks.models.inference import as_float, logits
+from tasks.models.inference import features, logits
 from tasks.models.metrics import balanced_accuracy
 from tasks.models.training import Epoch, fit
 from tasks.params import FreezePolicy, Training
@@ -104,13 +105,12 @@ def mean_activation(model: Classifier, norm: nn.Module, images: np.ndarray, limi
         sums.append(output.clamp(min=0).mean((2, 3)).sum(0))
 
     handle = norm.register_forward_hook(note)
-    model.eval()
+    some = images[spread(len(images), limit)]
     try:
-        for i in range(0, min(limit, len(images)), 128):
-            model.features(as_float(images[i : min(i + 128, limit)]))
+        features(model, some)
     finally:
         handle.remove()
-    return (torch.stack(sums).sum(0) / min(limit, len(images))).numpy()
+    return (torch.stack(sums).sum(0) / len(some)).numpy()
 
 
 @torch.no_grad()
