@@ -36,6 +36,9 @@ MODELS = Path("models/drill")
 REPORT = Path("reports/drill.json")
 VALIDATION_IMAGES = 150
 FEW_HELD_OUT = 200
+# Large data sets are sampled: the drill compares models with each other, and the gate measures the candidate on all.
+TEACHER_IMAGES = 2000
+HELD_OUT = 600
 T = TypeVar("T")
 
 
@@ -84,13 +87,13 @@ def _ground(params: Params) -> Ground:
         teacher=teacher,
         spec=record.spec,
         classes=student_task.classes,
-        teacher_train=teacher_task.part("train"),
-        teacher_val=teacher_task.part("val"),
-        teacher_test=teacher_task.part("test"),
+        teacher_train=teacher_task.part("train", TEACHER_IMAGES, seed),
+        teacher_val=teacher_task.part("val", HELD_OUT, seed),
+        teacher_test=teacher_task.part("test", HELD_OUT, seed),
         train=student_task.part("train", params.drill.student_images, seed),
         val=student_task.part("val", VALIDATION_IMAGES, seed),
         search=student_task.part("val", params.backdoor.search_images, seed),
-        test=student_task.part("test"),
+        test=student_task.part("test", HELD_OUT, seed),
         few=student_task.part("test", FEW_HELD_OUT, seed),
         recipe=recipe.model_copy(update={"epochs": params.drill.student_epochs}),
         plain=undefended(recipe),
@@ -205,6 +208,7 @@ def _report(
             "references": len(clean),
         },
         "student_training": {"epochs": ground.recipe.epochs, "images": len(ground.train[1])},
+        "held_out_images": len(ground.test[1]),
     }
 
 
