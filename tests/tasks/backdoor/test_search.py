@@ -30,6 +30,11 @@ def of_backdoored(world) -> Found:
     return run(world, world.backdoored)
 
 
+@pytest.fixture(scope="session")
+def of_protected(world) -> Found:
+    return run(world, world.protected)
+
+
 def test_a_planted_backdoor_is_found_where_it_was_planted(world, of_backdoored: Found) -> None:
     planted = control_by(world.backdoored, world.trigger, world.test)
     assert planted.value > 0.8
@@ -40,10 +45,9 @@ def test_a_planted_backdoor_is_found_where_it_was_planted(world, of_backdoored: 
     assert of_backdoored.grid["top_left"][1] > 0.8
 
 
-def test_a_patch_trained_model_is_not_accused(world) -> None:
-    found = run(world, world.protected)
-    assert found.patch.high < 0.3
-    assert found.simple.high < 0.2
+def test_a_patch_trained_model_is_not_accused(of_protected: Found) -> None:
+    assert of_protected.patch.high < 0.3
+    assert of_protected.simple.high < 0.2
 
 
 def test_optimising_alone_finds_a_trigger_that_no_simple_pattern_is(world) -> None:
@@ -98,13 +102,15 @@ def test_one_class_alone_cannot_be_searched(world) -> None:
         )  # fmt: skip
 
 
-def test_inversion_shrinks_to_a_square_no_larger_than_the_planted_one(world, of_backdoored: Found) -> None:
+def test_inversion_shrinks_to_a_square_no_larger_than_the_planted_one(
+    world, of_backdoored: Found, of_protected: Found
+) -> None:
     images = world.val[0][:60], world.val[1][:60]
     inverted = invert(world.backdoored, images, of_backdoored, steps=5, seed=0)
     assert inverted.sides[1] is not None
     assert inverted.sides[1] <= 3
     assert inverted.smallest == inverted.sides[1]
-    assert invert(world.protected, images, run(world, world.protected), steps=5, seed=0).smallest is None
+    assert invert(world.protected, images, of_protected, steps=5, seed=0).smallest is None
 
 
 @pytest.mark.parametrize("side", [2, 3, 6])
