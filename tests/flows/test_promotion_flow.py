@@ -28,8 +28,9 @@ from flows.tracking import stage_run  # noqa: E402
 from tasks.data.dataset import load_dataset  # noqa: E402
 from tasks.errors import GatehouseError  # noqa: E402
 from tasks.files import read_json, write_json  # noqa: E402
-from tasks.models.architectures import ModelSpec, build  # noqa: E402
+from tasks.models.architectures import Classifier, ModelSpec, build  # noqa: E402
 from tasks.models.checkpoints import load_model, save_model  # noqa: E402
+from tasks.models.inference import logits  # noqa: E402
 from tasks.params import load_params  # noqa: E402
 from tasks.promotion.evidence import verify  # noqa: E402
 from tasks.promotion.ledger import head_of  # noqa: E402
@@ -65,7 +66,7 @@ class House:
         case = make_case(self.root, seed=seed)
         spec = ModelSpec(architecture="simple_cnn", classes=CLASSES, image_size=16)
         parents = {"teacher": TEACHER, "student_task": self.data}
-        case.record = save_model(case.model, build(spec, seed=seed), spec, parents=parents)
+        case.record = save_model(case.model, self.guesser(spec, seed), spec, parents=parents)
         for gate in case.policy.required():
             subject = {"data": self.data, "provenance": TEACHER}.get(gate, case.record.sha256)
             own = result(case.policy, gate, subject)
@@ -75,6 +76,14 @@ class House:
                 )
             case.put(own)
         return case
+
+    def guesser(self, spec: ModelSpec, seed: int) -> Classifier:
+        """An untrained model whose answers vary with the image: its head's bias takes the mean logits away."""
+        model = build(spec, seed=seed)
+        images, _ = load_dataset(self.root / "data" / "student_task").part("test")
+        with torch.no_grad():
+            model.head.bias -= logits(model, images).mean(0)
+        return model
 
     def promote(self) -> dict:
         with stage_run("promotion", None) as run_id:
