@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"[bold red]{error}", highlight=False)
         return 1
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave one of the two behind
         for pid in started:
             stop(pid)
         RECORD.unlink(missing_ok=True)
