@@ -46,5 +46,5 @@ schedule: $(INSTALLED)  ## serve lifecycle and monitoring on their schedules, un
 	@$(BIN)/python -m flows.schedule
 
 clean:  ## delete everything that runs made (data, models, reports, registry, caches, keys), not .venv
-	@rm -rf .gatehouse .dvc/cache .dvc/tmp dvc.lock data/teacher_task data/student_task models reports/* mlflow.db* mlartifacts
-	@git checkout --quiet -- reports 2>/dev/null || true
+	@rm -rf .gatehouse .dvc/cache .dvc/tmp dvc.lock data/teacher_task data/student_task models mlflow.db* mlartifacts
+	@find reports -mindepth 1 -maxdepth 1 ! -name study ! -name bench -exec rm -rf {} +
