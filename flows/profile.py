@@ -14,7 +14,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from tasks.errors import GatehouseError
-from tasks.files import read_json, write_json, write_text
+from tasks.files import read_json, sha256_bytes, write_json, write_text
 from tasks.params import PARAMS_FILE, parse_params
 
 PROFILES = Path("profiles")
@@ -51,19 +51,32 @@ def apply_profile(name: str, data: str | None) -> list[str]:
     yaml_file.preserve_quotes = True
     yaml_file.width = 200
     before = PARAMS_FILE.read_text(encoding="utf-8")
-    tree = yaml_file.load(before)
-    _take_back(tree)
+    base = _untouched_base(before)
+    tree = yaml_file.load(base or before)
+    if base is None:
+        _take_back(tree)
     replaced = {key: _get(tree, key) for key in overlay}
     for key, value in overlay.items():
         _set(tree, key, value)
     parse_params(_plain(tree), source=f"profiles/{name}.yaml over {PARAMS_FILE}" if overlay else str(PARAMS_FILE))
-    text = StringIO()
-    yaml_file.dump(tree, text)
+    stream = StringIO()
+    yaml_file.dump(tree, stream)
+    base = base or before
+    text = stream.getvalue() if _plain(tree) != yaml.safe_load(base) else base
     # Remember first, write second: if the second never happens, taking back finds nothing to take.
-    write_json(OVERLAY, {"profile": name, "keys": {k: [_plain(replaced[k]), v] for k, v in overlay.items()}})
-    if _plain(tree) != yaml.safe_load(before):
-        write_text(PARAMS_FILE, text.getvalue())
+    keys = {k: [_plain(replaced[k]), v] for k, v in overlay.items()}
+    write_json(OVERLAY, {"profile": name, "keys": keys, "base": base, "laid": sha256_bytes(text.encode())})
+    if text != before:
+        write_text(PARAMS_FILE, text)
     return sorted(overlay)
+
+
+def _untouched_base(text: str) -> str | None:
+    """The file as it was before the last overlay, to the letter, where nobody has touched it since."""
+    if not OVERLAY.exists():
+        return None
+    last = read_json(OVERLAY)
+    return str(last["base"]) if sha256_bytes(text.encode()) == last["laid"] else None
 
 
 def _take_back(tree: Any) -> None:
