@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tasks" / "promotio
 from promotion_case import Case, make_case
 
 from flows import registry
+from flows.server import free_port
 from tasks.models.checkpoints import load_model
 from tasks.models.inference import as_float, probabilities
 from tasks.promotion.evidence import attest
@@ -44,12 +44,6 @@ def images(n: int, *, seed: int) -> np.ndarray:
     centre, size = rng.uniform(0.3, 0.7, (2, n, 1, 1)), rng.uniform(0.1, 0.3, (n, 1, 1))
     blob = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / size**2)
     return np.clip(40 + 150 * blob + rng.normal(0, 8, (n, SIDE, SIDE)), 0, 255).astype(np.uint8)[:, None]
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def make_project(root: Path) -> Case:
