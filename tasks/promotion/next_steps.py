@@ -16,8 +16,9 @@ NEXT_STEPS: dict[str, str] = {
     "seen them (4.3.1: disclosed training data).",
     "data.source_changes": "Find out who changed the source and why; declare the change in `data.declared_source`, or "
     "restore what was there.",
-    "data.shortcut_balanced_accuracy_gain": "Take the shortcut away: set `data.remedy` to crop or mask_corners (or "
-    "supply lung masks), or collect data from several sources, so that the border no longer tells the class (4.3.2).",
+    "data.shortcut_balanced_accuracy_gain": "Take the shortcut away: set `data.remedy` to crop or mask_corners, "
+    "whichever is not on yet, or supply lung masks; else collect data from several sources, so that the border no "
+    "longer tells the class (4.3.2).",
     "data.smallest_class_share_minimum": "Collect more images of the rarest class, or leave that class out.",
     "provenance": "Replace the teacher (4.3.1): take one whose provider, signature and training data can be verified.",
     "provenance.teacher_accuracy": "Replace the teacher by one that does its own task better, or check that its "
