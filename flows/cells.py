@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -269,8 +270,11 @@ def _on_ray(todo: dict[str, Any], work: Work, workers: int) -> Outcomes:
     except ImportError:
         raise GatehouseError("`ray: true` needs the extra `ray`; run `.venv/bin/pip install -e .[ray]`.") from None
     if not ray.is_initialized():
-        local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(runtime_env={"env_vars": ENVIRONMENT}, log_to_driver=False, **local)
+        # On a cluster the project has to be installed; here its workers find modules where this process does.
+        here = not os.environ.get("RAY_ADDRESS")
+        variables = ENVIRONMENT | ({"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} if here else {})
+        local = {"num_cpus": workers, "include_dashboard": False} if here else {}
+        ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, **local)
     remote = ray.remote(num_cpus=1, max_retries=0)(_on_ray_worker)
     going = {remote.remote(key, cell, work): (key, cell) for key, cell in todo.items()}
     while going:
@@ -279,7 +283,7 @@ def _on_ray(todo: dict[str, Any], work: Work, workers: int) -> Outcomes:
             try:
                 yield ray.get(reference)
             except ray.exceptions.RayError as error:
-                yield Done(cell, key, None, f"Ray lost the cell: {' '.join(str(error).split())[:200]}")
+                yield Done(cell, key, None, f"Ray lost the cell ({type(error).__name__}); run again.")
 
 
 def _on_ray_worker(key: str, cell: Any, work: Work) -> Done:
