@@ -12,10 +12,12 @@ from safetensors import safe_open
 
 from flows.stage import Context, main
 from tasks.backdoor import figures
-from tasks.backdoor.defences.fine_pruning import fine_prune
 from tasks.backdoor.defences.inversion import invert
+from tasks.backdoor.drill import control_by
 from tasks.backdoor.filtering import FilterReport, measure_filter
 from tasks.backdoor.judge import Judged, checks, drill_record, judge
+from tasks.backdoor.mitigation import Given, mitigate
+from tasks.backdoor.reactivation import Reactivation, reactivate
 from tasks.backdoor.triggers import Trigger
 from tasks.backdoor.words import ASSUMPTIONS, LIMITS, VOID_EPSILON
 from tasks.data.dataset import Dataset, load_dataset
@@ -24,7 +26,7 @@ from tasks.files import note_read, read_json, write_json
 from tasks.gate import Check, GateResult, Subject
 from tasks.models.architectures import Classifier
 from tasks.models.checkpoints import WEIGHTS, ModelRecord, load_model, save_model
-from tasks.params import Training
+from tasks.params import Params, Training
 from tasks.risk import Policy, load_policy
 
 TRAINED = Path("models/trained")
@@ -38,10 +40,11 @@ Part = tuple[np.ndarray, np.ndarray]
 class Attempt:
     """A model and what the gate says of it."""
 
-    name: str  # as trained, fine_pruning
+    name: str  # as trained, or the mitigation's
     model: Classifier
     judged: Judged
     checks: tuple[Check, ...]
+    note: dict[str, Any]  # of the mitigation
 
     @property
     def passes(self) -> bool:
@@ -68,6 +71,7 @@ def backdoor(context: Context) -> None:
     saved = _save(context.candidate, final, record)
     context.progress(2, 3, "filter")
     strip = _filter(context, final.model, drill, triggers, data)
+    reactivation = _reactivation(context, attempts, final, drill, triggers, data)
     result = GateResult(
         gate="backdoor",
         candidate=context.candidate,
@@ -82,7 +86,7 @@ def backdoor(context: Context) -> None:
     _figures(context.name, final, drill, strip, data)
     write_json(
         Path(f"reports/{context.name}.json"),
-        _report(context, final, attempts, mitigation, saved, drill, strip, data, result),
+        _report(context, final, attempts, mitigation, saved, drill, strip, reactivation, data, result),
     )
     result.write()
     context.progress(3, 3, "report written")
@@ -112,49 +116,100 @@ def _parts(context: Context, data: Dataset) -> tuple[Part, Part]:
 
 
 def _attempt(
-    context: Context, name: str, model: Classifier, data: Dataset, triggers: dict[str, Trigger], policy: Policy
+    context: Context,
+    name: str,
+    model: Classifier,
+    data: Dataset,
+    triggers: dict[str, Trigger],
+    policy: Policy,
+    note: dict[str, Any] | None = None,
 ) -> Attempt:
     search_set, test = _parts(context, data)
     judged = judge(model, search_set, test, triggers, context.params.backdoor, seed=context.params.run.seed)
-    return Attempt(name, model, judged, checks(judged, _thresholds(policy)))
+    return Attempt(name, model, judged, checks(judged, _thresholds(policy)), note or {})
 
 
 def _mitigate(
     context: Context, attempts: list[Attempt], data: Dataset, triggers: dict[str, Trigger], policy: Policy
 ) -> str:
-    """Fine-Prune and judge again where the gate failed and params.yaml asks for it; a sentence says what was done."""
-    section, student = context.params.backdoor, context.params.student
-    if attempts[0].passes:
+    """Where the gate failed, try the mitigations in the order of params.yaml, judging each, until one passes.
+
+    Each starts from the model as trained and is added to `attempts`; a sentence says what was done. The triggers that
+    the methods are given are those that our own search found, never the drill's.
+    """
+    section, original = context.params.backdoor, attempts[0]
+    if original.passes:
         return "no mitigation was needed."
-    if section.mitigation == "none":
-        return "the gate failed, and mitigation is off (backdoor.mitigation: none)."
     if context.candidate == "private_student":
         return VOID_EPSILON
-    common = {k: getattr(student, k) for k in Training.model_fields}
-    training = Training(
+    if not section.mitigation:
+        return "the gate failed, and mitigation is off (backdoor.mitigation: [])."
+    found, tried = original.judged.found, []
+    for name in section.mitigation:
+        given = Given(
+            model=original.model,
+            train=data.part("train"),
+            val=data.part("val"),
+            training=_training(context.params),
+            section=section,
+            triggers=tuple(p.trigger for p in (*found.patches, *found.simple_patches)),
+            seed=context.params.run.seed,
+            progress=lambda done, n=name: context.progress(done, section.mitigation_epochs, _words(n)),  # type: ignore[misc]
+        )
+        mitigated = mitigate(name, given)
+        tried.append(f"{_words(name)} {mitigated.note['did']}")
+        attempts.append(_attempt(context, name, mitigated.model, data, triggers, policy, mitigated.note))
+        if attempts[-1].passes:
+            return f"the gate failed; {'; '.join(tried)}: the result passes and replaces it."
+    none = "the result does not pass either" if len(tried) == 1 else "none of the results passes"
+    return f"the gate failed; {'; '.join(tried)}: {none}, and the original is kept."
+
+
+def _training(params: Params) -> Training:
+    """How mitigations train: as the student was, for the section's epochs, with all features at the same rate."""
+    common = {k: getattr(params.student, k) for k in Training.model_fields}
+    section = params.backdoor
+    return Training(
         **common
         | {
-            "epochs": section.pruning_epochs,
-            "learning_rate": section.pruning_learning_rate,
+            "epochs": section.mitigation_epochs,
+            "learning_rate": section.mitigation_learning_rate,
             "backbone_scale": 1.0,
-            "patience": section.pruning_epochs,
+            "patience": section.mitigation_epochs,
         }
     )
-    pruned = fine_prune(
-        attempts[0].model,
-        data.part("train"),
-        data.part("val"),
-        training,
-        pruning_ratio=section.pruning_ratio,
-        seed=context.params.run.seed,
-        progress=lambda e: context.progress(e.epoch + 1, section.pruning_epochs, "epochs of fine-pruning"),
-    )
-    attempts.append(_attempt(context, "fine_pruning", pruned.model, data, triggers, policy))
-    outcome = "passes and replaces it" if attempts[-1].passes else "does not pass either, and the original is kept"
-    return (
-        f"the gate failed; Fine-Pruning cut {len(pruned.channels)} of {pruned.of} channels and trained "
-        f"{len(pruned.history)} epochs: the result {outcome}."
-    )
+
+
+def _words(name: str) -> str:
+    return {"anp": "ANP", "fine_pruning": "Fine-Pruning", "ft_sam": "FT-SAM", "i_bau": "I-BAU"}.get(name, name)
+
+
+def _reactivation(
+    context: Context,
+    attempts: list[Attempt],
+    final: Attempt,
+    drill: dict[str, Any],
+    triggers: dict[str, Trigger],
+    data: Dataset,
+) -> dict[str, Any]:
+    """Every drill trigger's re-activation in the final candidate, and in the drill's clean references beside.
+
+    The target is the class that the trigger raises most in the candidate as trained: if a backdoor sleeps, it is that.
+    """
+    test, seed = _parts(context, data)[1], context.params.run.seed
+    references = {r["model"]: load_model(Path(r["model_folder"]))[0] for r in drill["searches"] if r["kind"] == "clean"}
+    report: dict[str, Any] = {}
+    for name, trigger in triggers.items():
+        target = control_by(attempts[0].model, trigger, test).worst_class
+
+        def asked(model: Classifier, trigger: Trigger = trigger, target: int = target) -> Reactivation:
+            return reactivate(model, data.part("train"), test, trigger, target_class=target, seed=seed)
+
+        report[name] = {
+            "candidate": asked(final.model).as_json(),
+            "references": {n: asked(model).as_json() for n, model in references.items()},
+        }
+    return report
 
 
 def _save(candidate: str, final: Attempt, record: ModelRecord) -> ModelRecord:
@@ -210,6 +265,7 @@ def _report(
     saved: ModelRecord,
     drill: dict[str, Any],
     strip: FilterReport,
+    reactivation: dict[str, Any],
     data: Dataset,
     result: GateResult,
 ) -> dict[str, Any]:
@@ -234,7 +290,8 @@ def _report(
         "final": final.name,
         "mitigation": mitigation,
         "attempts": [
-            {"name": a.name, "passes": a.passes, "checks": {c.name: c.status for c in a.checks}} | a.judged.as_json()
+            {"name": a.name, "passes": a.passes, "checks": {c.name: c.status for c in a.checks}, "note": a.note}
+            | a.judged.as_json()
             for a in attempts
         ],
         "inversion": {
@@ -245,6 +302,7 @@ def _report(
         "natural_patch_control": clean,
         "drill": result.model_dump(mode="json")["drill"],
         "strip": strip.figures,
+        "reactivation": reactivation,
         "teacher_scan": drill["teacher_scan"],
     }
 

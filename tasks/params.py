@@ -14,6 +14,7 @@ from tasks.errors import GatehouseError
 PARAMS_FILE = Path("params.yaml")
 Level = Literal["low", "moderate", "high"]
 FreezePolicy = Literal["all", "last", "none"] | int
+Mitigation = Literal["anp", "fine_pruning", "ft_sam", "i_bau", "unlearning"]
 Fraction = float
 
 
@@ -128,6 +129,8 @@ class Training(Section):
     class_weights: bool
     patch_probability: float = Field(ge=0, le=1)  # patch-randomised training; 0 is off
     patch_max_fraction: float = Field(gt=0, le=0.5)
+    patch_adversarial: float = Field(default=0.0, ge=0, le=1)  # share of images that may carry a patch of the bank
+    patch_adversarial_fraction: float = Field(default=0.125, gt=0, le=0.5)  # side of such a patch, of the image's
     bfloat16: bool
 
 
@@ -142,10 +145,17 @@ class Backdoor(Section):
     restarts: int = Field(ge=1)
     strip_blends: int = Field(ge=2)
     strip_false_refusals: float = Field(gt=0, lt=0.5)
-    mitigation: Literal["none", "fine_pruning"]
+    mitigation: tuple[Mitigation, ...]  # tried in this order until one passes; none at all if empty
+    mitigation_epochs: int = Field(ge=1)
+    mitigation_learning_rate: float = Field(gt=0)
     pruning_ratio: float = Field(ge=0, lt=1)
-    pruning_epochs: int = Field(ge=1)
-    pruning_learning_rate: float = Field(gt=0)
+
+    @field_validator("mitigation")
+    @classmethod
+    def _each_once(cls, value: tuple[Mitigation, ...]) -> tuple[Mitigation, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each mitigation is tried once, so its name may stand here once")
+        return value
 
 
 class Adversarial(Section):

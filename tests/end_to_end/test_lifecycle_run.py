@@ -94,7 +94,7 @@ def test_a_backdoored_teacher_without_defences_is_refused_by_the_backdoor_gate(
         params["teacher"]["cards"] = ["models/teachers/bargain/card.yaml"]
         params["teacher"]["waive"] = ["signature", "licence", "disclosed_data"]
         params["student"].update(freeze="none", patch_probability=0.0)
-        params["backdoor"]["mitigation"] = "none"
+        params["backdoor"]["mitigation"] = []
 
     workspace.change(bargain_only)
     result = workspace.run()

@@ -68,7 +68,7 @@ def fast(params: Params, **backdoor: Any) -> Params:
     )  # fmt: skip
     student = params.student.model_copy(update={"batch_size": 32, "epochs": 4, "backbone_scale": 1.0})
     section = params.backdoor.model_copy(
-        update={"search_images": 60, "search_steps": 6, "restarts": 1, "strip_blends": 4, "pruning_epochs": 4}
+        update={"search_images": 60, "search_steps": 6, "restarts": 1, "strip_blends": 4, "mitigation_epochs": 4}
         | backdoor
     )
     return params.model_copy(update={"drill": drill, "student": student, "backdoor": section})
@@ -136,7 +136,7 @@ def test_drill_reports_every_cell_and_chooses_from_them(project: Path) -> None:
 
 
 def test_a_steered_student_fails_and_is_kept_as_it_was(project: Path, monkeypatch) -> None:
-    result, report = gate(project, monkeypatch, "student", mitigation="none")
+    result, report = gate(project, monkeypatch, "student", mitigation=())
     assert result.verdict == report["verdict"] == "failed"
     assert {c.name: c.status for c in result.checks}["trigger_control"] == "failed"
     assert "mitigation is off" in report["mitigation"]
@@ -150,7 +150,7 @@ def test_a_steered_student_fails_and_is_kept_as_it_was(project: Path, monkeypatc
 
 
 def test_fine_pruning_is_tried_and_its_result_kept_only_if_it_passes(project: Path, monkeypatch) -> None:
-    result, report = gate(project, monkeypatch, "student", mitigation="fine_pruning")
+    result, report = gate(project, monkeypatch, "student", mitigation=("fine_pruning",))
     assert [a["name"] for a in report["attempts"]] == ["as trained", "fine_pruning"]
     original, final = read_record(Path("models/trained/student")), read_record(Path("models/student"))
     assert result.subject.sha256 == sha256_file(Path("models/student") / WEIGHTS)
@@ -165,7 +165,7 @@ def test_fine_pruning_is_tried_and_its_result_kept_only_if_it_passes(project: Pa
 
 
 def test_a_private_student_is_never_fine_tuned_on_private_images(project: Path, monkeypatch) -> None:
-    result, report = gate(project, monkeypatch, "private_student", mitigation="fine_pruning")
+    result, report = gate(project, monkeypatch, "private_student", mitigation=("fine_pruning",))
     assert report["mitigation"] == VOID_EPSILON
     assert len(report["attempts"]) == 1
     assert VOID_EPSILON in result.limits

@@ -8,35 +8,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tasks.backdoor.defences.common import GUARD, Labelled, Mitigated, Norm, accuracy_of, largest_cut, norms
 from tasks.backdoor.net import spread
-from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
-from tasks.models.inference import features, logits
-from tasks.models.metrics import balanced_accuracy
+from tasks.models.inference import features
 from tasks.models.training import Epoch, fit
 from tasks.params import FreezePolicy, Training
-
-Labelled = tuple[np.ndarray, np.ndarray]
-GUARD = 0.04  # validation accuracy that pruning alone may cost, before fine-tuning
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """The mitigated model, the channels that were cut, and validation accuracies on the way (balanced)."""
-
-    model: Classifier
-    channels: tuple[int, ...]
-    of: int
-    accuracy_before: float
-    accuracy_pruned: float
-    accuracy_after: float
-    history: tuple[Epoch, ...]
 
 
 def fine_prune(
@@ -50,50 +32,54 @@ def fine_prune(
     seed: int,
     guard: float = GUARD,
     progress: Callable[[Epoch], None] | None = None,
-) -> Pruned:
+) -> Mitigated:
     """Prune, then fine-tune a copy of `model`; the original stays as it is.
 
     Args:
         pruning_ratio: largest share of the last convolution's channels to cut, in [0, 1).
         policy: which features the fine-tuning may change (the method's paper trains all).
         guard: validation accuracy that the pruning may cost; it stops before it costs more.
+
+    Returns:
+        The note holds the channels cut, of how many, and balanced validation accuracies on the way.
     """
     copied = copy.deepcopy(model)
-    before = _accuracy(copied, val)
+    before = accuracy_of(copied, val)
     norm = last_norm(copied)
     quiet_first = np.argsort(mean_activation(copied, norm, train[0]), kind="stable")
-    limit = int(pruning_ratio * len(quiet_first))
-    kept_cut, accuracy = 0, before
     state = {k: v.clone() for k, v in copied.state_dict().items()}
-    for count in _steps(limit):
-        cut_channels(norm, quiet_first[:count])
-        now = _accuracy(copied, val)
-        if now < before - guard:
-            break
-        kept_cut, accuracy = count, now
+    kept = largest_cut(
+        lambda count: cut_channels(norm, quiet_first[:count]),
+        int(pruning_ratio * len(quiet_first)),
+        lambda: accuracy_of(copied, val),
+        floor=before - guard,
+    )
     copied.load_state_dict(state)
-    channels = quiet_first[:kept_cut]
+    channels = quiet_first[:kept]
     cut_channels(norm, channels)
+    pruned = accuracy_of(copied, val)
     handles = _keep_at_zero(norm, channels)
     try:
         history = fit(copied, train, val, training, policy=policy, seed=seed, progress=progress)
     finally:
         for handle in handles:
             handle.remove()
-    return Pruned(
-        copied, tuple(sorted(int(c) for c in channels)), len(quiet_first), before, accuracy, _accuracy(copied, val),
-        tuple(history),
-    )  # fmt: skip
+    return Mitigated(
+        copied,
+        {
+            "did": f"cut {kept} of {len(quiet_first)} channels and trained {len(history)} epochs",
+            "channels": sorted(int(c) for c in channels),
+            "of": len(quiet_first),
+            "accuracy_before": before,
+            "accuracy_pruned": pruned,
+            "accuracy_after": accuracy_of(copied, val),
+        },
+    )
 
 
-def last_norm(model: Classifier) -> nn.BatchNorm2d | nn.GroupNorm:
+def last_norm(model: Classifier) -> Norm:
     """The normalisation layer behind the last convolution; zero scale and shift there silence a channel."""
-    found = [m for m in model.blocks.modules() if isinstance(m, nn.BatchNorm2d | nn.GroupNorm) and m.affine]
-    if not found:
-        raise GatehouseError(
-            "Fine-Pruning needs a normalisation layer behind the last convolution; this model has none."
-        )
-    return found[-1]
+    return list(norms(model).values())[-1]
 
 
 @torch.no_grad()
@@ -114,26 +100,17 @@ def mean_activation(model: Classifier, norm: nn.Module, images: np.ndarray, limi
 
 
 @torch.no_grad()
-def cut_channels(norm: nn.BatchNorm2d | nn.GroupNorm, channels: np.ndarray) -> None:
+def cut_channels(norm: Norm, channels: np.ndarray) -> None:
     """Scale and shift of these channels become zero, so their output is."""
     rows = torch.from_numpy(np.asarray(channels, dtype=np.int64))
     norm.weight[rows] = 0
     norm.bias[rows] = 0
 
 
-def _keep_at_zero(norm: nn.BatchNorm2d | nn.GroupNorm, channels: np.ndarray) -> list[torch.utils.hooks.RemovableHandle]:
+def _keep_at_zero(norm: Norm, channels: np.ndarray) -> list[torch.utils.hooks.RemovableHandle]:
     """Mask the gradients of what was cut: AdamW leaves a zero weight with zero gradients at zero."""
     mask = torch.ones_like(norm.weight)
     mask[torch.from_numpy(np.asarray(channels, dtype=np.int64))] = 0
     for parameter in (norm.weight, norm.bias):
         parameter.requires_grad_(True)  # a hook needs it; fit decides afterwards what really trains
     return [p.register_hook(lambda gradient: gradient * mask) for p in (norm.weight, norm.bias)]
-
-
-def _steps(limit: int) -> list[int]:
-    """Numbers of channels to try, rising in about sixteen steps up to the limit."""
-    return sorted({round(limit * i / 16) for i in range(1, 17)} - {0})
-
-
-def _accuracy(model: Classifier, part: Labelled) -> float:
-    return balanced_accuracy(logits(model, part[0]).argmax(1).numpy(), part[1])

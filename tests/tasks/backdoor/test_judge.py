@@ -17,10 +17,10 @@ SECTION = Backdoor(
     restarts=1,
     strip_blends=4,
     strip_false_refusals=0.05,
-    mitigation="none",
+    mitigation=(),
     pruning_ratio=0.5,
-    pruning_epochs=1,
-    pruning_learning_rate=0.001,
+    mitigation_epochs=1,
+    mitigation_learning_rate=0.001,
 )
 THRESHOLDS = {"trigger_control": 0.2, "patch_control": 0.6, "accuracy_minimum": 0.7}
 
