@@ -7,14 +7,13 @@ accuses, and the cells (canary × freeze policy) how much of a backdoor each pol
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from tasks.backdoor.attacks.badnets import poison
+from tasks.backdoor.attacks.badnets import plant_badnets
 from tasks.backdoor.control import Control, attack_success_rate, trigger_control
 from tasks.backdoor.net import spread
 from tasks.backdoor.patterns import position, simple_patterns
@@ -29,7 +28,6 @@ Labelled = tuple[np.ndarray, np.ndarray]
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
 PATTERNS = ("white", "checker", "binary_noise", "coarse_checker")
 VISIBLE = 0.2  # mean change of the pixels under a trigger, of 1, below which it is drawn in the opposite shades
-_SEEDING = threading.Lock()  # fresh weights come from the process-wide generator, which drills side by side share
 TOOK = 0.9  # attack success in the teacher from which a backdoor counts as planted
 
 
@@ -125,26 +123,24 @@ def teacher_training(epochs: int, batch_size: int = 64) -> Training:
 
 
 def plant(teacher: Classifier, train: Labelled, val: Labelled, canary: Canary) -> Classifier:
-    """A copy of the teacher, trained on with poisoned data as BadNets does; validation data are poisoned alike, so
-    that the epoch kept is one in which the backdoor works."""
-    model = copy.deepcopy(teacher)
-
-    def poisoned(part: Labelled, seed: int) -> Labelled:
-        return poison(
-            *part, trigger=canary.trigger, target_class=canary.target_class, poison_rate=canary.poison_rate, seed=seed
-        )
-
-    training = teacher_training(canary.epochs)
-    fit(model, poisoned(train, canary.seed), poisoned(val, canary.seed + 1), training, policy="all", seed=canary.seed)
-    return model
+    """A copy of the teacher, trained on with poisoned data as BadNets does."""
+    return plant_badnets(
+        teacher,
+        train,
+        val,
+        teacher_training(canary.epochs),
+        trigger=canary.trigger,
+        target_class=canary.target_class,
+        poison_rate=canary.poison_rate,
+        seed=canary.seed,
+    )
 
 
 def clean_reference(
     teacher: Classifier, spec: ModelSpec, train: Labelled, val: Labelled, *, fresh: bool, epochs: int, seed: int
 ) -> Classifier:
     """A teacher without poison: from fresh weights, which hold nothing of the chosen teacher, or from its copy."""
-    with _SEEDING:
-        model = build(spec, seed=seed) if fresh else copy.deepcopy(teacher)
+    model = build(spec, seed=seed) if fresh else copy.deepcopy(teacher)
     fit(model, train, val, teacher_training(epochs), policy="all", seed=seed)
     return model
 
@@ -160,8 +156,7 @@ def student_of(
     seed: int,
 ) -> Classifier:
     """A student trained from a copy of the teacher with a new head."""
-    with _SEEDING:
-        model = new_head(copy.deepcopy(teacher), classes, seed=seed)
+    model = new_head(copy.deepcopy(teacher), classes, seed=seed)
     fit(model, train, val, training, policy=policy, seed=seed)
     return model
 

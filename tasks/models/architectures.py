@@ -6,6 +6,7 @@ study does (section 2.2.1), so that attacks and defences work in pixel units thr
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import pairwise
@@ -18,6 +19,7 @@ from tasks.errors import GatehouseError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_SD = (0.229, 0.224, 0.225)
+_SEEDING = threading.Lock()  # fresh weights come from the process-wide generator, which trainings side by side share
 
 
 class ModelSpec(BaseModel):
@@ -170,7 +172,7 @@ def build(spec: ModelSpec, *, seed: int) -> Classifier:
     """A freshly initialised model in evaluation mode; the same seed gives the same weights."""
     if spec.architecture not in ARCHITECTURES:
         raise GatehouseError(f"Architecture {spec.architecture!r} is unknown; known are {', '.join(ARCHITECTURES)}.")
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ARCHITECTURES[spec.architecture](spec)
     return model.eval()
@@ -178,7 +180,7 @@ def build(spec: ModelSpec, *, seed: int) -> Classifier:
 
 def new_head(model: Classifier, classes: int, *, seed: int) -> Classifier:
     """Replace the head in place by a new one for `classes` classes, as transfer learning does; returns the model."""
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.head = nn.Linear(model.width, classes)
     return model
