@@ -111,3 +111,13 @@ def class_rises(clean: np.ndarray, triggered: np.ndarray, labels: np.ndarray, cl
         if others.any():
             out[c] = (triggered[others] == c).mean() - (clean[others] == c).mean()
     return out
+
+
+def der(*, success_before: float, success_after: float, accuracy_before: float, accuracy_after: float) -> float:
+    """Defence effectiveness rating (Zhu 2023, BackdoorBench), in [0, 1]; .5 is a defence that changed nothing.
+
+    (max(0, fall of the attack's success) − max(0, fall of the clean accuracy) + 1) / 2; all four in [0, 1].
+    """
+    won = max(0.0, success_before - success_after)
+    lost = max(0.0, accuracy_before - accuracy_after)
+    return (won - lost + 1) / 2

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.backdoor.control import attack_success_rate, class_controls, class_rises, trigger_control
+from tasks.backdoor.control import attack_success_rate, class_controls, class_rises, der, trigger_control
 
 rows = st.lists(st.tuples(*[st.integers(0, 2)] * 3), min_size=1, max_size=60)
 
@@ -73,3 +73,20 @@ def test_one_pattern_a_class_is_judged_by_its_own_class_only() -> None:
     control = class_controls(labels, [steers_to_one, does_nothing], labels)
     assert control.by_class == (0.0, 0.0)  # the pattern for class 0 steers to class 1, which it is not judged by
     assert class_controls(labels, [does_nothing, steers_to_one], labels).by_class == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("success", "accuracy", "wanted"),
+    [
+        ((0.95, 0.05), (0.93, 0.91), 0.94),
+        ((0.95, 0.95), (0.93, 0.93), 0.5),
+        ((0.2, 0.6), (0.9, 0.95), 0.5),  # neither a stronger attack nor a better model counts
+        ((1.0, 0.0), (0.9, 0.9), 1.0),
+        ((0.0, 0.0), (1.0, 0.0), 0.0),
+    ],
+)
+def test_effectiveness_rating_by_hand(success, accuracy, wanted) -> None:
+    rating = der(
+        success_before=success[0], success_after=success[1], accuracy_before=accuracy[0], accuracy_after=accuracy[1]
+    )
+    assert rating == pytest.approx(wanted)
