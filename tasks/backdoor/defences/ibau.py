@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks.backdoor.defences.common import Labelled, Mitigated, accuracy_of, batches, subset
+from tasks.backdoor.defences.common import GUARD, Labelled, Mitigated, accuracy_of, batches, subset
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
 from tasks.params import Training
@@ -24,6 +24,7 @@ ROUNDS = 5
 INNER_STEPS = 20
 INNER_RATE = 0.05  # Adam's rate on the perturbation, in pixel units
 COST = 0.01  # of the perturbation's squared L2 norm
+RADIUS = 0.09  # largest L2 norm, as a fraction of the image's side: a white square of that side on black
 STEP = 0.1  # of the inner gradient step whose fixed point is differentiated
 ITERATIONS = 5
 PERTURBED = 0.5  # share of a batch that carries the perturbation when the weights descend
@@ -38,6 +39,8 @@ def i_bau(
     rounds: int = ROUNDS,
     images: int = IMAGES,
     cost: float = COST,
+    radius: float = RADIUS,
+    guard: float = GUARD,
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> Mitigated:
@@ -48,6 +51,9 @@ def i_bau(
         rounds: how often the perturbation is sought again.
         images: at most so many training images are used.
         cost: weight of the perturbation's squared norm in the inner problem.
+        radius: largest L2 norm of the perturbation, as a fraction of the image's side.
+        guard: balanced validation accuracy that it may cost: the last round within it is kept, or else the most
+            accurate one, for single rounds can throw the network off.
 
     Raises:
         GatehouseError: the loss is not finite.
@@ -56,9 +62,11 @@ def i_bau(
     before, few = accuracy_of(copied, val), subset(train, images)
     weights = list(copied.parameters())
     optimiser = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=training.weight_decay)
-    sizes = []
+    sizes, bound = [], radius * train[0].shape[-1]
+    accuracies: list[float] = []
+    kept, state = 0, {k: v.clone() for k, v in copied.state_dict().items()}
     for turn in range(rounds):
-        delta = _worst_perturbation(copied, few, training, cost=cost, seed=seed + 31 * turn)
+        delta = _worst_perturbation(copied, few, training, cost=cost, bound=bound, seed=seed + 31 * turn)
         sizes.append(round(float(delta.norm()), 4))
         for x, y in batches(few, training, epoch=turn, seed=seed):
             mixed = (torch.arange(len(y)) < PERTURBED * len(y)).view(-1, 1, 1, 1)
@@ -75,12 +83,18 @@ def i_bau(
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient
             optimiser.step()
+        accuracies.append(accuracy_of(copied, val))
+        if accuracies[-1] >= min(before - guard, max(accuracies)):
+            kept, state = turn + 1, {k: v.clone() for k, v in copied.state_dict().items()}
         if progress:
             progress(turn + 1)
+    copied.load_state_dict(state)
     return Mitigated(
         copied,
         {
-            "did": f"unlearned universal perturbations in {rounds} rounds over {len(few[1])} images",
+            "did": f"unlearned universal perturbations in {kept} rounds over {len(few[1])} images",
+            "rounds": kept,
+            "accuracies": accuracies,
             "perturbation_norms": sizes,
             "accuracy_before": before,
             "accuracy_after": accuracy_of(copied, val),
@@ -118,7 +132,9 @@ def hypergradient(
     return [a if b is None else a + b for a, b in zip(direct, indirect, strict=True)]
 
 
-def _worst_perturbation(model: Classifier, few: Labelled, training: Training, *, cost: float, seed: int) -> Tensor:
+def _worst_perturbation(
+    model: Classifier, few: Labelled, training: Training, *, cost: float, bound: float, seed: int
+) -> Tensor:
     """The universal perturbation, shape (1, channels, side, side), after INNER_STEPS steps of Adam from zero."""
     delta = torch.zeros(1, *few[0].shape[1:], requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=INNER_RATE)
@@ -128,6 +144,8 @@ def _worst_perturbation(model: Classifier, few: Labelled, training: Training, *,
             loss = cost * delta.square().sum() - F.cross_entropy(model(x + delta), y)
             (delta.grad,) = torch.autograd.grad(loss, delta)
             optimiser.step()
+            with torch.no_grad():
+                delta *= (bound / (delta.norm() + 1e-12)).clamp(max=1)
             done += 1
             if done == INNER_STEPS:
                 break
