@@ -99,6 +99,12 @@ def run_cells(
     return [done[key] for key in keys]
 
 
+def kept(cells: Sequence[Any], work: Work, *, folder: Path, version: str = "1") -> list[Done]:
+    """The outcomes that `folder` holds of these cells; nothing is computed."""
+    found = [_cached(folder, cell_key(cell, work, version), cell) for cell in cells]
+    return [outcome for outcome in found if outcome]
+
+
 def cell_name(cell: Any) -> str:
     """The record's own `name` where it has one, otherwise its fields."""
     name = getattr(cell, "name", None)

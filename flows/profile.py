@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from tasks.errors import GatehouseError
 from tasks.files import read_json, sha256_bytes, write_json, write_text
-from tasks.params import PARAMS_FILE, parse_params
+from tasks.params import PARAMS_FILE, Params, parse_params
 
 PROFILES = Path("profiles")
 OVERLAY = Path(".gatehouse/overlay.json")
@@ -32,21 +32,7 @@ def apply_profile(name: str, data: str | None) -> list[str]:
     Raises:
         GatehouseError: unknown profile, or values that params.yaml may not hold (the file is then left as it was).
     """
-    if name != DEFAULT and not (PROFILES / f"{name}.yaml").exists():
-        raise GatehouseError(
-            f"Profile {name!r} does not exist in {PROFILES}/; known are {', '.join(known_profiles())}."
-        )
-    overlay: dict[str, Any] = {}
-    if name != DEFAULT:
-        content = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) or {}
-        overlay = _flatten(content)
-    if data is not None:
-        if not Path(data).exists():
-            raise GatehouseError(f"Data folder {data} does not exist; give an existing folder as DATA=FOLDER.")
-        overlay["data.root"] = data
-    elif overlay.get("data.source") in ("folder", "medmnist") and "data.root" not in overlay:
-        raise GatehouseError(f"Profile {name} needs data: run `make run PROFILE={name} DATA=FOLDER`.")
-
+    overlay = _overlay(name, data)
     yaml_file = YAML()
     yaml_file.preserve_quotes = True
     yaml_file.width = 200
@@ -69,6 +55,34 @@ def apply_profile(name: str, data: str | None) -> list[str]:
     if text != before:
         write_text(PARAMS_FILE, text)
     return sorted(overlay)
+
+
+def profile_params(name: str, data: str | None) -> Params:
+    """The parameters as the profile makes them; params.yaml itself stays as it is."""
+    tree = yaml.safe_load(PARAMS_FILE.read_text(encoding="utf-8"))
+    for key, value in _overlay(name, data).items():
+        _get(tree, key)
+        _set(tree, key, value)
+    return parse_params(tree, source=f"profiles/{name}.yaml over {PARAMS_FILE}")
+
+
+def _overlay(name: str, data: str | None) -> dict[str, Any]:
+    """Dotted keys and the values that the profile gives them."""
+    if name != DEFAULT and not (PROFILES / f"{name}.yaml").exists():
+        raise GatehouseError(
+            f"Profile {name!r} does not exist in {PROFILES}/; known are {', '.join(known_profiles())}."
+        )
+    overlay: dict[str, Any] = {}
+    if name != DEFAULT:
+        content = yaml.safe_load((PROFILES / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+        overlay = _flatten(content)
+    if data is not None:
+        if not Path(data).exists():
+            raise GatehouseError(f"Data folder {data} does not exist; give an existing folder as DATA=FOLDER.")
+        overlay["data.root"] = data
+    elif overlay.get("data.source") in ("folder", "medmnist") and "data.root" not in overlay:
+        raise GatehouseError(f"Profile {name} needs data: run `make run PROFILE={name} DATA=FOLDER`.")
+    return overlay
 
 
 def _untouched_base(text: str) -> str | None:

@@ -94,7 +94,7 @@ def main(stage: str, body: Body, *, per_candidate: bool = False, argv: list[str]
                 body(Context(name, candidate, params, console, run_id))
 
         if os.environ.get("PREFECT_API_URL"):
-            _as_flow(name, tracked)
+            as_flow(name, tracked)
         else:
             tracked()
     except GatehouseError as error:
@@ -124,7 +124,7 @@ def _mlflow_run(name: str):  # type: ignore[no-untyped-def]
     return stage_run(name, os.environ.get(PARENT_MLFLOW_RUN))
 
 
-def _as_flow(name: str, tracked: Callable[[], None]) -> None:
+def as_flow(name: str, tracked: Callable[[], None]) -> None:
     """Run as a Prefect flow; its run is a child of the lifecycle's task where that is known."""
     from prefect import Flow
     from prefect.client.orchestration import get_client

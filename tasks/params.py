@@ -211,6 +211,39 @@ class Lifecycle(Section):
     cron: str
 
 
+class StudyNetwork(Section):
+    """How much of the study is measured on one architecture; 0 images: all of them."""
+
+    seeds: int = Field(ge=1)
+    teacher_images: int = Field(ge=0)
+    teacher_epochs: int = Field(ge=1)
+    student_images: int = Field(ge=0)
+    student_epochs: int = Field(ge=1)
+    val_images: int = Field(ge=0)
+    test_images: int = Field(ge=0)
+    pruning_images: int = Field(ge=0)
+    pruning_epochs: int = Field(ge=1)
+    recovery_images: int = Field(ge=8)
+
+
+class Study(Section):
+    """The study's Experiments 1 to 3, measured again by `python -m flows.study`; no stage reads this."""
+
+    sides: tuple[int, ...]  # of triggers, in pixels of 224
+    target: str  # class of BadNets and IMC
+    latent_target: str  # class of the student that the teacher does not have
+    learning_rate: float = Field(gt=0)
+    pruning_ratio: float = Field(ge=0, lt=1)
+    strip_images: int = Field(ge=8)
+    strip_blends: int = Field(ge=2)
+    strip_alphas: tuple[float, ...]  # blend weights to choose from
+    strip_false_refusals: float = Field(gt=0, lt=0.5)
+    recovery_epochs: int = Field(ge=1)
+    ray: bool  # cells on a Ray cluster; needs the extra `ray`
+    simple_cnn: StudyNetwork
+    resnet18: StudyNetwork
+
+
 class Params(Section):
     run: Run
     lifecycle: Lifecycle
@@ -226,6 +259,7 @@ class Params(Section):
     promotion: Promotion
     serving: Serving
     monitoring: Monitoring
+    study: Study
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

@@ -1,0 +1,188 @@
+"""The study's Experiments 1 to 3 measured again: Tables 3 to 9 beside the published figures (reports/study).
+
+`python -m flows.study --profile study_cpu --data FOLDER`. Cells are kept in .gatehouse/study: a run that was stopped
+goes on where it was, and what is measured already is only written anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flows.cells import Done, kept, run_cells
+from flows.profile import profile_params
+from flows.stage import Context, as_flow
+from flows.study_cells import STORE, VERSION, work
+from flows.study_page import PAGE, write_page
+from tasks.backdoor.study.cells import CLEAN
+from tasks.backdoor.study.plan import ARCHITECTURES, Ground
+from tasks.backdoor.study.tables import TABLES, TITLES, rows_of, table_rows
+from tasks.data.build import read
+from tasks.data.dataset import load_dataset
+from tasks.data.prepare import prepare_task, save
+from tasks.data.sources import open_source
+from tasks.errors import GatehouseError
+from tasks.files import read_json, sha256_bytes, write_json, writing
+from tasks.params import Params
+
+REPORTS = Path("reports/study")
+COMMITTED = "study_cpu"  # the profile whose tables stand in reports/study itself
+TASKS = ("teacher_task", "student_task")
+INDEX = STORE / "data" / "index.json"
+
+
+def study(context: Context, options: argparse.Namespace) -> None:
+    """Measure what is missing, architecture by architecture and seed by seed, and write the tables after each."""
+    params = context.params
+    ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
+    tables = [options.only] if options.only else list(TABLES)
+    failed: list[Done] = []
+    for architecture in [options.architecture] if options.architecture else ARCHITECTURES:
+        seeds = min(options.seeds or 1000, ground.network(architecture).seeds)
+        for index in range(seeds):
+            failed += _seed(context, ground, architecture, index, tables, options)
+            write_tables(ground, tables, options)
+    for outcome in failed:
+        context.say(f"[red]{outcome.cell.name}: {outcome.error}[/red]")
+    if failed:
+        raise GatehouseError(f"{len(failed)} cells were not measured; run again to try them alone.")
+
+
+def _seed(
+    context: Context, ground: Ground, architecture: str, index: int, tables: Sequence[str], options: argparse.Namespace
+) -> list[Done]:
+    """One repeat of every cell that the tables ask of an architecture; returns the cells that failed."""
+    failed: list[Done] = []
+
+    def run(cells: Sequence[Any], what: str) -> None:
+        outcomes = run_cells(
+            cells,
+            work,
+            folder=STORE / "cells",
+            workers=options.workers,
+            version=VERSION,
+            ray=context.params.study.ray,
+            progress=lambda done, total, name: context.progress(done, total, f"{what}: {name}"),
+        )
+        failed.extend(outcome for outcome in outcomes if outcome.error)
+
+    wanted = _wanted(ground, architecture, index, tables)
+    teachers = list(dict.fromkeys(_teacher_of(cell) for cell in wanted))
+    clean = ground.teacher(architecture, CLEAN, 0, index)
+    run([clean], "clean teacher")  # first: attacks start from it, and two processes must not train it twice
+    run([t for t in teachers if t.attack != CLEAN], "backdoored teachers")
+    run([cell for cell in wanted if cell not in teachers], "students and defences")
+    if set(tables) & {"table8", "table9"}:
+        run([ground.alpha(architecture)], "STRIP's blend weight")
+        alphas = blend_weights(ground)
+        if architecture in alphas:
+            strips = [ground.strip(t, alphas[architecture]) for t in ground.backdoored(architecture, index)]
+            run(strips, "STRIP")
+    return failed
+
+
+def _wanted(ground: Ground, architecture: str, index: int, tables: Sequence[str]) -> list[Any]:
+    """The cells of this repeat in the tables' rows, STRIP's left out: they wait for their blend weight."""
+    seed = ground.teacher(architecture, CLEAN, 0, index).seed
+    cells = [cell for table in tables for row in rows_of(table, ground, {}) for cell in row.cells]
+    own = [c for c in cells if (_teacher_of(c).architecture, _teacher_of(c).seed) == (architecture, seed)]
+    return list(dict.fromkeys(own))
+
+
+def write_tables(ground: Ground, tables: Sequence[str], options: argparse.Namespace) -> None:
+    """Every table from the cells that are kept, and the page once its tables are the committed ones."""
+    alphas = blend_weights(ground)
+    folder = reports_of(options.profile)
+    for table in tables:
+        cells = [cell for row in rows_of(table, ground, alphas) for cell in row.cells]
+        everything = list(dict.fromkeys([*cells, *(_teacher_of(c) for c in cells)]))
+        found = kept(everything, work, folder=STORE / "cells", version=VERSION)
+        results = {d.cell: (d.result or {}) | {"cpu_seconds": d.cpu_seconds} for d in found}
+        command = f"python -m flows.study --profile {options.profile} --data FOLDER --only {table}"
+        rows = table_rows(table, ground, results, alphas, command)
+        write_json(folder / f"{table}.json", {"table": table, "title": TITLES[table], "rows": rows})
+    if folder == REPORTS and PAGE.exists():
+        write_page(REPORTS)
+
+
+def reports_of(profile: str) -> Path:
+    return REPORTS if profile == COMMITTED else REPORTS / profile
+
+
+def blend_weights(ground: Ground) -> dict[str, float]:
+    """STRIP's blend weight by architecture, where it is measured."""
+    cells = {ground.alpha(a): a for a in ARCHITECTURES}
+    found = kept(list(cells), work, folder=STORE / "cells", version=VERSION)
+    return {cells[d.cell]: d.result["alpha"] for d in found if d.result}
+
+
+def prepare_data(context: Context) -> str:
+    """Both tasks' images prepared once and kept; returns the digest of their manifests, which cells name them by."""
+    params = context.params
+    asked = sha256_bytes(json.dumps([params.data.model_dump(mode="json"), params.run.seed]).encode())
+    index = read_json(INDEX) if INDEX.exists() else {}
+    if asked in index and (STORE / "data" / index[asked]).exists():
+        return str(index[asked])
+    prepared = {name: _prepare(context, params, name) for name in TASKS}
+    temporary_name = STORE / "data" / asked
+    with writing(temporary_name) as temporary:
+        temporary.mkdir()
+        for name, task in prepared.items():
+            save(task, temporary / name)
+    digest = sha256_bytes("".join(load_dataset(temporary_name / name).sha256 for name in TASKS).encode())[:16]
+    with writing(STORE / "data" / digest) as final:
+        os.replace(temporary_name, final)
+    write_json(INDEX, index | {asked: digest})
+    return digest
+
+
+def _prepare(context: Context, params: Params, name: str) -> Any:
+    records = open_source(params.data, getattr(params.data, name), seed=params.run.seed)
+    reading = read(
+        records,
+        params.data,
+        remedies=(params.data.remedy,),
+        threads=params.run.threads,
+        progress=lambda done, total: context.progress(done, total, f"images of the {name.replace('_', ' ')}"),
+    )
+    return prepare_task(reading, params.data, seed=params.run.seed)
+
+
+def _teacher_of(cell: Any) -> Any:
+    while hasattr(cell, "teacher") or hasattr(cell, "student"):
+        cell = cell.teacher if hasattr(cell, "teacher") else cell.student
+    return cell
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m flows.study", description=__doc__)
+    parser.add_argument("--profile", default=COMMITTED)
+    parser.add_argument("--data", help="folder that holds the data sets", default=None)
+    parser.add_argument("--only", choices=TABLES, help="one table")
+    parser.add_argument("--architecture", choices=ARCHITECTURES)
+    parser.add_argument("--seeds", type=int, help="at most so many of the profile's seeds")
+    parser.add_argument("--workers", type=int, default=1, help="cells at a time, each on one thread")
+    options = parser.parse_args(argv)
+    console = Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None)
+    try:
+        if options.workers < 1 or (options.seeds is not None and options.seeds < 1):
+            raise GatehouseError("--workers and --seeds must be at least 1.")
+        context = Context("study", "", profile_params(options.profile, options.data), console, "")
+        if os.environ.get("PREFECT_API_URL"):
+            as_flow("study", lambda: study(context, options))
+        else:
+            study(context, options)
+    except GatehouseError as error:
+        console.print(f"[bold red]study: {error}", highlight=False, soft_wrap=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
