@@ -162,8 +162,8 @@ def student_of(
 
 
 def undefended(training: Training) -> Training:
-    """The recipe without patch-randomised training."""
-    return training.model_copy(update={"patch_probability": 0.0})
+    """The recipe without patches, random or adversarial."""
+    return training.model_copy(update={"patch_probability": 0.0, "patch_adversarial": 0.0})
 
 
 def measure_teacher(model: Classifier, test: Labelled, canary: Canary) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tasks.files import note_read, writing
+from tasks.models.patch_bank import PatchBank
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class State:
     best: dict[str, Tensor]
     moments: dict[str, Tensor]  # "<index>.<name>" of the optimiser's tensors
     history: list[dict[str, Any]]
+    bank: dict[str, Tensor]  # of patch-adversarial training; empty without
 
 
 def save(
@@ -30,12 +32,14 @@ def save(
     optimiser: torch.optim.Optimizer,
     best: dict[str, Tensor],
     history: list[dict[str, Any]],
+    bank: PatchBank | None = None,
 ) -> None:
     """Write the whole state; `key` says what run it belongs to."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in best.items()}
     for index, entry in optimiser.state_dict()["state"].items():
         tensors |= {f"moments.{index}.{k}": torch.as_tensor(v) for k, v in entry.items()}
+    tensors |= {f"bank.{k}": v for k, v in bank.tensors().items()} if bank else {}
     tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
     with writing(path) as temporary:
         save_file(tensors, temporary, metadata={"key": key, "history": json.dumps(history)})
@@ -58,12 +62,15 @@ def load(path: Path, key: str) -> State | None:
     def part(name: str) -> dict[str, Tensor]:
         return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
-    return State(part("model"), part("best"), part("moments"), json.loads(metadata["history"]))
+    return State(part("model"), part("best"), part("moments"), json.loads(metadata["history"]), part("bank"))
 
 
-def restore(state: State, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Put a state back into a model and an optimiser built the same way."""
+def restore(state: State, model: nn.Module, optimiser: torch.optim.Optimizer, bank: PatchBank | None = None) -> None:
+    """Put a state back into a model, an optimiser and a bank of patches built the same way."""
     model.load_state_dict(state.model)
+    if bank:
+        for name, tensor in state.bank.items():
+            setattr(bank, name, tensor)
     entries: dict[int, dict[str, Tensor]] = {}
     for name, tensor in state.moments.items():
         index, key = name.split(".", 1)

@@ -19,6 +19,7 @@ from tasks.models.architectures import Classifier
 from tasks.models.checkpoints import digest
 from tasks.models.freezing import freeze, train_mode
 from tasks.models.inference import BATCH, as_float, logits
+from tasks.models.patch_bank import PatchBank, new_bank
 from tasks.models.patches import patch_randomise
 from tasks.params import FreezePolicy, Training
 
@@ -70,8 +71,9 @@ def fit(
     optimiser = _optimiser(model, training)
     history: list[Epoch] = []
     best = _copy(model)
+    bank = _bank(training, train[0], model, seed)
     if checkpoint and (state := resume.load(checkpoint, key)):
-        resume.restore(state, model, optimiser)
+        resume.restore(state, model, optimiser, bank)
         best, history = state.best, [Epoch(**e) for e in state.history]
 
     cached = _frozen_features(model, train[0], frozen, training)
@@ -80,7 +82,7 @@ def fit(
         if history and epoch - _best_epoch(history) > training.patience:
             break
         started = time.perf_counter()
-        loss = _epoch(model, optimiser, train, training, epoch, seed, frozen, cached, weights)
+        loss = _epoch(model, optimiser, train, training, epoch, seed, frozen, cached, weights, bank)
         val_loss, val_accuracy = _validate(model, val, weights)
         if not np.isfinite(val_loss):
             raise GatehouseError(f"Training diverged in epoch {epoch} (validation loss {val_loss}); {LOWER_RATE}.")
@@ -89,7 +91,7 @@ def fit(
         if _best_epoch(history) == epoch:
             best = _copy(model)
         if checkpoint:
-            resume.save(checkpoint, key, model, optimiser, best, [asdict(e) for e in history])
+            resume.save(checkpoint, key, model, optimiser, best, [asdict(e) for e in history], bank)
         if progress:
             progress(history[-1])
     model.load_state_dict(best)
@@ -106,6 +108,7 @@ def _epoch(
     frozen: int,
     cached: Tensor | None,
     weights: Tensor | None,
+    bank: PatchBank | None,
 ) -> float:
     images, labels = train
     # One generator an epoch: what an epoch draws does not depend on whether the run was interrupted before it.
@@ -128,10 +131,12 @@ def _epoch(
                     max_fraction=training.patch_max_fraction,
                     generator=generator,
                 )
+            if bank:
+                x, pasted = bank.paste(x, y, share=training.patch_adversarial, generator=generator)
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
             if first < frozen:
-                with torch.no_grad():
+                with torch.set_grad_enabled(bank is not None):  # patches need the way back through frozen blocks too
                     x = model.run_blocks(x, first, frozen)
                 first = frozen
             if first < len(model.block_names):
@@ -143,6 +148,8 @@ def _epoch(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
+        if bank:
+            bank.climb(pasted, generator)
         total, seen = total + loss.item() * len(y), seen + len(y)
     model.eval()
     return total / max(seen, 1)
@@ -150,11 +157,23 @@ def _epoch(
 
 def _frozen_features(model: Classifier, images: Images, frozen: int, training: Training) -> Tensor | None:
     """Activations after the frozen blocks for every training image, or None where images change from epoch to epoch."""
-    if frozen == 0 or training.patch_probability:
+    if frozen == 0 or training.patch_probability or training.patch_adversarial:
         return None
     with torch.no_grad():
         parts = [model.run_blocks(as_float(images[i : i + BATCH]), 0, frozen) for i in range(0, len(images), BATCH)]
     return torch.cat(parts)
+
+
+def _bank(training: Training, images: Images, model: Classifier, seed: int) -> PatchBank | None:
+    if not training.patch_adversarial:
+        return None
+    return new_bank(
+        fraction=training.patch_adversarial_fraction,
+        image_size=images.shape[-1],
+        channels=images.shape[1],
+        classes=model.head.out_features,
+        seed=seed,
+    )
 
 
 def class_weights(labels: Labels, classes: int) -> Tensor:

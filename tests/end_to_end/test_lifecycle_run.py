@@ -93,7 +93,7 @@ def test_a_backdoored_teacher_without_defences_is_refused_by_the_backdoor_gate(
     def bargain_only(params: dict[str, Any]) -> None:
         params["teacher"]["cards"] = ["models/teachers/bargain/card.yaml"]
         params["teacher"]["waive"] = ["signature", "licence", "disclosed_data"]
-        params["student"].update(freeze="none", patch_probability=0.0)
+        params["student"].update(freeze="none", patch_probability=0.0, patch_adversarial=0.0)
         params["backdoor"]["mitigation"] = []
 
     workspace.change(bargain_only)

@@ -161,7 +161,7 @@ print(digest_of_a_run(Path(sys.argv[1]), kill if sys.argv[2] == "kill" else None
 
 def digest_of_a_run(checkpoint: Path | None, progress: Callable[[Epoch], None] | None) -> str:
     model = build(SPEC, seed=0)
-    own = TRAINING.model_copy(update={"patch_probability": 0.7, "bfloat16": True})
+    own = TRAINING.model_copy(update={"patch_probability": 0.7, "patch_adversarial": 1.0, "bfloat16": True})
     fit(model, TRAIN, VAL, own, policy="all", seed=3, checkpoint=checkpoint, progress=progress)
     return digest(model)
 
