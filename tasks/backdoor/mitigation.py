@@ -15,7 +15,7 @@ from tasks.backdoor.triggers import Trigger
 from tasks.models.architectures import Classifier
 from tasks.params import Backdoor, Training
 
-__all__ = ["MITIGATIONS", "Given", "Mitigated", "effectiveness", "mitigate"]
+__all__ = ["MITIGATIONS", "Given", "Mitigated", "mitigate"]
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,3 @@ MITIGATIONS: dict[str, Callable[[Given], Mitigated]] = {
 def mitigate(name: str, given: Given) -> Mitigated:
     """Apply one method of the table."""
     return MITIGATIONS[name](given)
-
-
-def effectiveness(control: tuple[float, float], accuracy: tuple[float, float]) -> float:
-    """Defence effectiveness rating (Zhu 2023, section 4.1) in [0, 1] from (before, after) of control and of accuracy.
-
-    (max(0, fall of control) − max(0, fall of accuracy) + 1) / 2: one half where nothing changed.
-    """
-    gained, lost = max(0.0, control[0] - control[1]), max(0.0, accuracy[0] - accuracy[1])
-    return (gained - lost + 1) / 2

@@ -5,7 +5,8 @@ ASSUMPTIONS = (
     "place and works on any image.",
     "STRIP: a set of images known to be clean; the trigger works on any image and aims at one class; the better the "
     "attack works, the better it is seen.",
-    "Fine-Pruning: a clean substitute for the training data; the attacker has not adapted to it.",
+    "Mitigation (ANP, Fine-Pruning, FT-SAM, I-BAU, unlearning): a clean substitute for the training data; the attacker "
+    "has not adapted to it.",
 )
 LIMITS = (
     "Control tells how far a small patch steers this model, whoever put it there. Whether the teacher was tampered "

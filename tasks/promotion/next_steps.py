@@ -27,8 +27,9 @@ NEXT_STEPS: dict[str, str] = {
     "in `teacher.waive` only with a reason that you would sign.",
     "backdoor": "As in Figure 37: replace the teacher; retrain more layers; mitigate; else train from scratch.",
     "backdoor.trigger_control": "In the order of Figure 37: replace the teacher; retrain more layers (`student.freeze: "
-    "all`) with patch-randomised training on (`student.patch_probability` above 0); mitigate (`backdoor.mitigation: "
-    "fine_pruning`); if none helps, train from scratch on trusted data.",
+    "all`) with patch-randomised training on (`student.patch_probability` above 0); mitigate (`backdoor.mitigation`, "
+    "a list tried in order: anp, fine_pruning, ft_sam, i_bau, unlearning); if none helps, train from scratch on "
+    "trusted data.",
     "backdoor.patch_control": "Retrain more layers (`student.freeze: all`) with patch-randomised training on "
     "(`student.patch_probability` above 0) and for more epochs; take a border shortcut in the data away "
     "(`data.remedy`); filter inputs at run time as an extra step only (4.3.3).",

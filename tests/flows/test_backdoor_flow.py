@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -160,8 +161,43 @@ def test_fine_pruning_is_tried_and_its_result_kept_only_if_it_passes(project: Pa
         assert all(c.status == "passed" for c in result.checks)
     else:
         assert final == original
+    assert report["attempts"][1]["note"]["channels"]
+    (entry,) = report["reactivation"].values()
+    assert set(entry["references"]) == {"clean0"}
+    assert entry["candidate"]["target_class"] == entry["references"]["clean0"]["target_class"]
+    assert entry["candidate"]["before"]["value"] == report_control(report, "canary0")
     moved = [a["trigger_control"]["value"] for a in report["attempts"]]
     assert moved[1] < moved[0] - 0.3
+
+
+def report_control(report: dict[str, Any], source: str) -> float:
+    """Control of a known trigger over the final candidate."""
+    final = next(a for a in report["attempts"] if a["name"] == report["final"])
+    return final["trigger_control_by_source"][source]["value"]
+
+
+def test_the_ladder_stops_at_the_first_that_passes(project: Path, monkeypatch) -> None:
+    """Thresholds are moved so that the second mitigation alone passes: the climb itself is what is tested."""
+    judged = gate_stage._attempt
+    seen: list[str] = []
+
+    def second_passes(context, name, model, data, triggers, policy, note=None):
+        seen.append(name)
+        attempt = judged(context, name, model, data, triggers, policy, note)
+        limit = 2.0 if name == "unlearning" else -2.0  # beyond all figures, on the good side or on the bad one
+        limits = [limit if c.op == "<=" else -limit for c in attempt.checks]
+        marked = [c.model_copy(update={"threshold": x}) for c, x in zip(attempt.checks, limits, strict=True)]
+        return replace(attempt, checks=tuple(marked))
+
+    monkeypatch.setattr(gate_stage, "_attempt", second_passes)
+    ladder = ("anp", "unlearning", "fine_pruning")
+    result, report = gate(project, monkeypatch, "student", mitigation=ladder, mitigation_epochs=1)
+    assert seen == ["as trained", "anp", "unlearning"]
+    assert report["final"] == "unlearning"
+    assert report["mitigation"].startswith("the gate failed; ANP cut ")
+    assert report["mitigation"].endswith("passes and replaces it.")
+    assert all(c.status == "passed" for c in result.checks)
+    assert read_record(Path("models/student")).notes["mitigation"] == "unlearning"
 
 
 def test_a_private_student_is_never_fine_tuned_on_private_images(project: Path, monkeypatch) -> None:

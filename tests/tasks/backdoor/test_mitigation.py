@@ -16,7 +16,7 @@ from tasks.backdoor.defences.ft_sam import perturbation, sam_gradient
 from tasks.backdoor.defences.ibau import hypergradient, i_bau
 from tasks.backdoor.defences.unlearning import pasted, unlearn
 from tasks.backdoor.drill import accuracy_of, control_by
-from tasks.backdoor.mitigation import MITIGATIONS, Given, Mitigated, effectiveness, mitigate
+from tasks.backdoor.mitigation import MITIGATIONS, Given, Mitigated, mitigate
 from tasks.backdoor.triggers import square
 from tasks.errors import GatehouseError
 from tasks.models.checkpoints import digest
@@ -50,7 +50,6 @@ def test_control_falls_and_accuracy_stays(world, mitigated: dict[str, Mitigated]
     assert before > 0.8
     assert after < before - 0.4
     assert accuracy_of(model, world.test) > accuracy_of(world.backdoored, world.test) - 0.06
-    assert effectiveness((before, after), (1, accuracy_of(model, world.test))) > 0.65
     assert mitigated[name].note["did"]
     assert not any(m.training for m in model.modules())
     assert all(torch.isfinite(p).all() for p in model.parameters())
@@ -239,16 +238,3 @@ def test_triggers_are_pasted_in_turn_and_labels_stay(world) -> None:
     assert sum(by_near) == round(0.125 * len(images))
     with pytest.raises(GatehouseError, match="at least one recovered trigger"):
         unlearn(world.clean, world.train, world.val, world.recipe(1), triggers=[], seed=0)
-
-
-@pytest.mark.parametrize(
-    ("control", "accuracy", "rating"),
-    [
-        ((1.0, 0.0), (0.9, 0.9), 1.0),
-        ((0.5, 0.5), (0.9, 0.9), 0.5),
-        ((0.2, 0.6), (0.9, 0.7), 0.4),
-        ((0.8, 0.1), (0.9, 0.95), 0.85),
-    ],
-)
-def test_effectiveness_by_hand(control: tuple[float, float], accuracy: tuple[float, float], rating: float) -> None:
-    assert effectiveness(control, accuracy) == pytest.approx(rating)

@@ -102,7 +102,22 @@ def backdoor(report: Report) -> list[Block]:
     if sources:
         caption = "Trigger control by source: the canaries' triggers, and simple patterns (95 % interval)"
         blocks.append(table(caption, ["Source", "Control"], sources, numeric=(1,)))
-    return [*blocks, *_patches(report, final), *_strip(pick(report, "strip") or {})]
+    return [*blocks, *_reactivation(report), *_patches(report, final), *_strip(pick(report, "strip") or {})]
+
+
+def _reactivation(report: Report) -> list[Block]:
+    """What a few steps of fine-tuning with little poison wake in the candidate, beside models without a backdoor."""
+    rows = []
+    for name, entry in (pick(report, "reactivation") or {}).items():
+        models = {"candidate": pick(entry, "candidate"), **(pick(entry, "references") or {})}
+        rows += [
+            [humane(name), humane(model), measured(pick(r, "before")), measured(pick(r, "after"))]
+            for model, r in models.items()
+        ]
+    caption = (
+        "Re-activation: control before and after a few poisoned steps; the speed beside clean models counts"
+    )
+    return [table(caption, ["Trigger", "Model", "Before", "After"], rows, numeric=(2, 3))] if rows else []
 
 
 def _patches(report: Report, final: Report) -> list[Block]:
