@@ -114,9 +114,7 @@ def _reactivation(report: Report) -> list[Block]:
             [humane(name), humane(model), measured(pick(r, "before")), measured(pick(r, "after"))]
             for model, r in models.items()
         ]
-    caption = (
-        "Re-activation: control before and after a few poisoned steps; the speed beside clean models counts"
-    )
+    caption = "Re-activation: control before and after a few poisoned steps; the speed beside clean models counts"
     return [table(caption, ["Trigger", "Model", "Before", "After"], rows, numeric=(2, 3))] if rows else []
 
 
