@@ -1,16 +1,17 @@
 # Gatehouse. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all lint ui serve monitor schedule clean
+.PHONY: help install run test test-all lint ui serve monitor schedule study clean
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PROFILE ?= default
+WORKERS ?= 1
 export GIT_PYTHON_REFRESH := quiet
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  make run PROFILE=chest_xray DATA=FOLDER runs on your own images; profiles: default $(basename $(notdir $(wildcard profiles/*.yaml)))"
+	@echo "  make run PROFILE=chest_xray DATA=FOLDER runs on your own images; profiles: default $(filter-out study_%,$(basename $(notdir $(wildcard profiles/*.yaml))))"
 
 install: $(INSTALLED)  ## make .venv and install (the other commands do it when needed)
 
@@ -44,6 +45,9 @@ monitor: $(INSTALLED)  ## look at what the served model was asked: reports/monit
 
 schedule: $(INSTALLED)  ## serve lifecycle and monitoring on their schedules, until Ctrl-C
 	@$(BIN)/python -m flows.schedule
+
+study: $(INSTALLED)  ## the study's Tables 3 to 9 measured again (hours): make study DATA=FOLDER; see docs/study.md
+	@$(BIN)/python -m flows.study --profile '$(if $(filter default,$(PROFILE)),study_cpu,$(PROFILE))' --data '$(DATA)' --workers $(WORKERS)
 
 clean:  ## delete everything that runs made (data, models, reports, registry, caches, keys), not .venv
 	@test ! -f .gatehouse/overlay.json || $(BIN)/python -c 'from flows.profile import apply_profile; apply_profile("default", None)'

@@ -81,7 +81,8 @@ def _overlay(name: str, data: str | None) -> dict[str, Any]:
             raise GatehouseError(f"Data folder {data} does not exist; give an existing folder as DATA=FOLDER.")
         overlay["data.root"] = data
     elif overlay.get("data.source") in ("folder", "medmnist") and "data.root" not in overlay:
-        raise GatehouseError(f"Profile {name} needs data: run `make run PROFILE={name} DATA=FOLDER`.")
+        verb = "study" if name.startswith("study_") else "run"
+        raise GatehouseError(f"Profile {name} needs data: run `make {verb} PROFILE={name} DATA=FOLDER`.")
     return overlay
 
 

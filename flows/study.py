@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if options.workers < 1 or (options.seeds is not None and options.seeds < 1):
             raise GatehouseError("--workers and --seeds must be at least 1.")
-        context = Context("study", "", profile_params(options.profile, options.data), console, "")
+        context = Context("study", "", profile_params(options.profile, options.data or None), console, "")
         if os.environ.get("PREFECT_API_URL"):
             as_flow("study", lambda: study(context, options))
         else:

@@ -1,0 +1,173 @@
+"""The study's flow on a tiny phantom: tables complete, cells kept over a kill, teachers shared, the page filled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flows import study_cells
+from flows.profile import profile_params
+from flows.study import main
+from flows.study_page import BLOCKS, number, write_page
+from tasks.errors import GatehouseError
+
+TINY = """
+data:
+  image_size: 32
+  teacher_task: {path: pneumonia, images: 240}
+  student_task: {path: covid, images: 300}
+study:
+  sides: [5, 20]
+  strip_images: 10
+  strip_blends: 4
+  strip_alphas: [0.001, 0.5]
+  recovery_epochs: 1
+  simple_cnn: {seeds: 2, teacher_images: 80, teacher_epochs: 1, student_images: 80, student_epochs: 1, val_images: 20,
+    test_images: 60, pruning_images: 60, pruning_epochs: 1, recovery_images: 30}
+"""
+ASKED = ["--profile", "tiny", "--architecture", "simple_cnn", "--seeds", "1"]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    shutil.copy(project / "params.yaml", folder)
+    shutil.copytree(project / "profiles", folder / "profiles")
+    (folder / "profiles/tiny.yaml").write_text(TINY)
+    (folder / "tasks/data").mkdir(parents=True)
+    shutil.copy(project / "tasks/data/phantom.py", folder / "tasks/data")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _there(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    study_cells._data.cache_clear()
+
+
+def rows(table: str, folder: str = "reports/study/tiny") -> list[dict]:
+    return json.loads(Path(f"{folder}/{table}.json").read_text())["rows"]
+
+
+def cells() -> dict[str, float]:
+    return {p.name: p.stat().st_mtime_ns for p in Path(".gatehouse/study/cells").glob("*.json")}
+
+
+def test_a_killed_run_goes_on_and_its_tables_are_whole(project: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flows.study", *ASKED, "--only", "table3"], env={"PYTHONPATH": str(project)}
+    )
+    until = time.monotonic() + 120
+    while len(cells()) < 7 and time.monotonic() < until:
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    before = cells()
+    assert before
+    main([*ASKED, "--only", "table3"])
+    after = cells()
+    assert before.items() <= after.items()
+    assert len(after) == 1 + 4 + 4 * 3  # the clean teacher, two attacks at two sides, and three students of each
+    assert not list(Path(".gatehouse/study").rglob("*.partial"))
+    measured = [r for r in rows("table3") if r["seeds"]]
+    assert len(measured) == 12
+    assert len(rows("table3")) == 24  # ResNet-18's rows are there, not measured
+    for row in measured:
+        assert 0 <= row["mean"] <= 1
+        assert row["image_size"] == 32
+        assert row["teacher"]["attack_success_rate"]["mean"] is not None
+        assert "--only table3" in row["command"]
+        assert row["hardware"]
+
+
+def test_the_same_cell_gives_the_same_figures_again() -> None:
+    def results() -> dict[str, dict]:
+        return {p.name: json.loads(p.read_text())["result"] for p in Path(".gatehouse/study/cells").glob("*.json")}
+
+    main([*ASKED, "--only", "table3"])
+    first = results()
+    chosen = [
+        n
+        for n in first
+        if json.loads(Path(f".gatehouse/study/cells/{n}").read_text())["cell"].get("trainable") == "last"
+    ]
+    for name in chosen:
+        Path(f".gatehouse/study/cells/{name}").unlink()
+    shutil.rmtree(".gatehouse/study/teachers")
+    main([*ASKED, "--only", "table3"])
+    assert len(chosen) == 4
+    assert results() == first
+    assert len(list(Path(".gatehouse/study/teachers").iterdir())) == 5
+
+
+def test_every_table_of_a_network_is_measured(project: Path) -> None:
+    main(ASKED)
+    for table in ("table3", "table4", "table5", "table7", "table9", "recovery"):
+        own = [r for r in rows(table) if r["architecture"] == "simple_cnn"]
+        assert own
+        assert all(r["seeds"] == 1 and r["mean"] is not None for r in own), table
+    assert all(r["seeds"] == 0 for t in ("table6", "table8") for r in rows(t))
+    assert {r["alpha"]["mean"] for r in rows("table9")} <= {0.001, 0.5}
+    assert {r["model"] for r in rows("table7") if r["attack"] == "latent"} == {"student"}
+    [clean] = [r for r in rows("table4") if (r["architecture"], r["trainable"], r["side"]) == ("simple_cnn", "all", 20)]
+    assert clean["trigger_pixels"] == 3
+
+    page = Path("page.md")
+    page.write_text("Words stay.\n\n" + "\n\n".join(f"<!-- {b} -->\nold\n<!-- end {b} -->" for b in BLOCKS) + "\n")
+    write_page(Path("reports/study/tiny"), page)
+    text = page.read_text()
+    assert text.startswith("Words stay.")
+    assert "\nold\n" not in text
+    shown = next(r for r in rows("table3") if r["architecture"] == "simple_cnn")
+    assert f"**{number(shown['mean'], shown['sd'])}**" in text
+    assert number(shown["published"]["mean"], shown["published"]["sd"]) in text
+    write_page(Path("reports/study/tiny"), page)
+    assert page.read_text() == text
+
+
+def test_the_projects_page_has_every_block_and_no_other(project: Path, tmp_path: Path) -> None:
+    page = tmp_path / "study.md"
+    shutil.copy(project / "docs/study.md", page)
+    assert all(f"<!-- {b} -->" in page.read_text() and f"<!-- end {b} -->" in page.read_text() for b in BLOCKS)
+    write_page(tmp_path, page)  # no table yet
+    assert page.read_text().count("Not measured yet.") == len(BLOCKS)
+    page.write_text("<!-- nowhere -->\n<!-- end nowhere -->")
+    with pytest.raises(GatehouseError, match="nowhere"):
+        write_page(tmp_path, page)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--profile", "nowhere"], "Profile 'nowhere' does not exist"),
+        (["--profile", "study_cpu"], "make study PROFILE=study_cpu DATA=FOLDER"),
+        (["--profile", "study_cpu", "--data", "missing"], "Data folder missing does not exist"),
+        (["--profile", "tiny", "--workers", "0"], "must be at least 1"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_sentence(argv: list[str], says: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 1
+    assert says in capsys.readouterr().out
+
+
+def test_a_profile_is_read_without_touching_the_parameters() -> None:
+    before = Path("params.yaml").read_bytes()
+    assert profile_params("study_full", ".").data.image_size == 224
+    assert profile_params("default", None).data.source == "phantom"
+    assert Path("params.yaml").read_bytes() == before
+    assert not Path(".gatehouse/overlay.json").exists()
+
+
+def test_numbers_are_short() -> None:
+    shown = {None: "–", 0.0: ".00", 0.456: ".46", 1.0: "1.00", 0.999: "1.00", -0.05: "-.05", 20.8: "20.80"}
+    assert {v: number(v) for v in shown} == shown
+    assert number(0.5, 0.25) == ".50 ± .25"
