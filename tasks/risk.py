@@ -34,8 +34,8 @@ THRESHOLDS: dict[str, tuple[float, float, float]] = {
     "data.shortcut_balanced_accuracy_gain": (0.60, 0.50, 0.30),
     "data.smallest_class_share_minimum": (0.01, 0.02, 0.05),
     "provenance.failed_checks": (0, 0, 0),
-    "backdoor.trigger_control": (0.30, 0.20, 0.10),
-    "backdoor.patch_control": (0.80, 0.60, 0.40),
+    "backdoor.trigger_control": (0.20, 0.10, 0.05),
+    "backdoor.patch_control": (0.40, 0.20, 0.10),
     "backdoor.accuracy_minimum": (0.60, 0.70, 0.75),
     # Measured, phantom and X-rays: copies of the teacher .60 to .90, last block trained .48 to .65, all .12 to .26.
     "adversarial.mimicry_success": (0.60, 0.50, 0.35),
