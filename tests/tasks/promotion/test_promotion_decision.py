@@ -80,7 +80,7 @@ def test_a_failing_check_says_by_how_much_and_what_next() -> None:
     all_results["backdoor"] = with_check(all_results["backdoor"], observed=0.31, ci=(0.25, 0.38))
     (reason,) = decide(policy, tuple(all_results.values()), record(), NO_CHAMPION).reasons
     assert reason.by == pytest.approx(0.28)
-    assert (reason.observed, reason.ci, reason.threshold, reason.op) == (0.31, (0.25, 0.38), 0.2, "<=")
+    assert (reason.observed, reason.ci, reason.threshold, reason.op) == (0.31, (0.25, 0.38), 0.1, "<=")
     assert "0.31" in reason.sentence
     assert "0.28" in reason.sentence
     assert "retrain more layers" in reason.next_step
