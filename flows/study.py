@@ -22,7 +22,7 @@ from flows.stage import Context, as_flow
 from flows.study_cells import STORE, VERSION, work
 from flows.study_page import PAGE, write_page
 from tasks.backdoor.study.cells import CLEAN
-from tasks.backdoor.study.plan import ARCHITECTURES, Ground
+from tasks.backdoor.study.plan import ARCHITECTURES, ATTACKS, Ground
 from tasks.backdoor.study.tables import TABLES, TITLES, rows_of, table_rows
 from tasks.data.build import read
 from tasks.data.dataset import load_dataset
@@ -73,7 +73,7 @@ def _seed(
         )
         failed.extend(outcome for outcome in outcomes if outcome.error)
 
-    wanted = _wanted(ground, architecture, index, tables)
+    wanted = _wanted(ground, architecture, index, tables, options.attack)
     teachers = list(dict.fromkeys(_teacher_of(cell) for cell in wanted))
     clean = ground.teacher(architecture, CLEAN, 0, index)
     run([clean], "clean teacher")  # first: attacks start from it, and two processes must not train it twice
@@ -83,17 +83,18 @@ def _seed(
         run([ground.alpha(architecture)], "STRIP's blend weight")
         alphas = blend_weights(ground)
         if architecture in alphas:
-            strips = [ground.strip(t, alphas[architecture]) for t in ground.backdoored(architecture, index)]
+            backdoored = ground.backdoored(architecture, index)
+            strips = [ground.strip(t, alphas[architecture]) for t in backdoored if options.attack in (None, t.attack)]
             run(strips, "STRIP")
     return failed
 
 
-def _wanted(ground: Ground, architecture: str, index: int, tables: Sequence[str]) -> list[Any]:
+def _wanted(ground: Ground, architecture: str, index: int, tables: Sequence[str], attack: str | None) -> list[Any]:
     """The cells of this repeat in the tables' rows, STRIP's left out: they wait for their blend weight."""
     seed = ground.teacher(architecture, CLEAN, 0, index).seed
     cells = [cell for table in tables for row in rows_of(table, ground, {}) for cell in row.cells]
     own = [c for c in cells if (_teacher_of(c).architecture, _teacher_of(c).seed) == (architecture, seed)]
-    return list(dict.fromkeys(own))
+    return [c for c in dict.fromkeys(own) if attack in (None, _teacher_of(c).attack)]
 
 
 def write_tables(ground: Ground, tables: Sequence[str], options: argparse.Namespace) -> None:
@@ -167,6 +168,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", help="folder that holds the data sets", default=None)
     parser.add_argument("--only", choices=TABLES, help="one table")
     parser.add_argument("--architecture", choices=ARCHITECTURES)
+    parser.add_argument("--attack", choices=(CLEAN, *ATTACKS))
     parser.add_argument("--seeds", type=int, help="at most so many of the profile's seeds")
     parser.add_argument("--workers", type=int, default=1, help="cells at a time, each on one thread")
     options = parser.parse_args(argv)

@@ -74,7 +74,7 @@ def teacher_of(cell: TeacherCell) -> Taught:
 
 
 def _train(cell: TeacherCell) -> Taught:
-    teacher_task, student_task = _data(cell.data)
+    teacher_task, student_task = study_data(cell.data)
     clean = None
     if cell.attack in ("imc", "latent"):
         clean = teacher_of(cell.attacked(CLEAN, 0, "")).model
@@ -91,13 +91,13 @@ def _train(cell: TeacherCell) -> Taught:
 
 
 @lru_cache(maxsize=1)
-def _data(digest: str) -> tuple[Dataset, Dataset]:
+def study_data(digest: str) -> tuple[Dataset, Dataset]:
     folder = STORE / "data" / digest
     return load_dataset(folder / "teacher_task"), load_dataset(folder / "student_task")
 
 
 def _spec(cell: TeacherCell) -> ModelSpec:
-    teacher_task, _ = _data(cell.data)
+    teacher_task, _ = study_data(cell.data)
     return ModelSpec(
         architecture=cell.architecture,
         classes=teacher_task.classes,
@@ -110,11 +110,11 @@ def _triggers(cell: TeacherCell, taught: Taught) -> dict[int, Trigger]:
     """The teacher's own trigger by its side; for a clean one the study's white squares of every side."""
     if taught.trigger is not None:
         return {cell.side: taught.trigger}
-    return {side: white(side, cell.image_size, _data(cell.data)[0].images.shape[1]) for side in SIDES}
+    return {side: white(side, cell.image_size, study_data(cell.data)[0].images.shape[1]) for side in SIDES}
 
 
 def _teacher(cell: TeacherCell) -> dict[str, Any]:
-    taught, task = teacher_of(cell), _data(cell.data)[0]
+    taught, task = teacher_of(cell), study_data(cell.data)[0]
     figures = measure(
         taught.model, _triggers(cell, taught), task.part("test"), target=cell.target, classes=task.classes
     )
@@ -122,13 +122,13 @@ def _teacher(cell: TeacherCell) -> dict[str, Any]:
 
 
 def _trained_student(cell: StudentCell, teacher: Classifier) -> Classifier:
-    task, seed = _data(cell.teacher.data)[1], cell.teacher.seed
+    task, seed = study_data(cell.teacher.data)[1], cell.teacher.seed
     parts = task.part("train", cell.images, seed), task.part("val", cell.val_images, seed)
     return train_student(cell, teacher, len(task.classes), *parts)
 
 
 def _measured_student(cell: StudentCell, teacher: Classifier, taught: Taught) -> dict[str, Any]:
-    task = _data(cell.teacher.data)[1]
+    task = study_data(cell.teacher.data)[1]
     return measure(
         _trained_student(cell, teacher),
         _triggers(cell.teacher, taught),
@@ -144,7 +144,7 @@ def _student(cell: StudentCell) -> dict[str, Any]:
 
 
 def _pruning(cell: PruningCell) -> dict[str, Any]:
-    taught, task = teacher_of(cell.teacher), _data(cell.teacher.data)[0]
+    taught, task = teacher_of(cell.teacher), study_data(cell.teacher.data)[0]
     parts = task.part("train", cell.images, cell.teacher.seed), task.part("val", cell.teacher.val_images)
     model, channels = prune_teacher(cell, taught.model, *parts)
     if cell.student is not None:
@@ -156,14 +156,14 @@ def _pruning(cell: PruningCell) -> dict[str, Any]:
 
 
 def _alpha(cell: AlphaCell) -> dict[str, Any]:
-    taught, task = teacher_of(cell.student.teacher), _data(cell.student.teacher.data)[1]
+    taught, task = teacher_of(cell.student.teacher), study_data(cell.student.teacher.data)[1]
     assert taught.trigger is not None
     return choose_alpha(cell, _trained_student(cell.student, taught.model), taught.trigger, task.part("val"))
 
 
 def _strip(cell: StripCell) -> dict[str, Any]:
     teacher = cell.student.teacher
-    taught, task = teacher_of(teacher), _data(teacher.data)[1]
+    taught, task = teacher_of(teacher), study_data(teacher.data)[1]
     assert taught.trigger is not None
     return strip_scores(
         cell,
@@ -176,7 +176,7 @@ def _strip(cell: StripCell) -> dict[str, Any]:
 
 
 def _recovery(cell: RecoveryCell) -> dict[str, Any]:
-    taught, task = teacher_of(cell.teacher), _data(cell.teacher.data)[0]
+    taught, task = teacher_of(cell.teacher), study_data(cell.teacher.data)[0]
     return recover_triggers(cell, taught.model, taught.trigger, task.part("test"), task.classes)
 
 
