@@ -8,7 +8,7 @@ difference in speed.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ class Reactivation:
     at: tuple[int, ...]
     curve: tuple[float, ...]
     poisoned_images: int
+    model: Classifier = field(repr=False, compare=False)  # as it is after the steps
 
     @property
     def relearned(self) -> float:
@@ -113,7 +114,9 @@ def reactivate(
             now = logits(own, held_out[0]).argmax(1).numpy()
             after = _control(own, now, held_out, trigger)
             curve.append(after.by_class[target])
-    return Reactivation(target, before, after, (0, *at), tuple(curve), int((x != few[0]).any((1, 2, 3)).sum()))
+    return Reactivation(
+        target, before, after, (0, *at), tuple(curve), int((x != few[0]).any((1, 2, 3)).sum()), own.eval()
+    )
 
 
 def _control(model: Classifier, clean: np.ndarray, held_out: Labelled, trigger: Trigger) -> Control:

@@ -1,0 +1,153 @@
+"""The work of the zoo's cells: a teacher trained and kept, and what the pipeline makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save
+
+from flows.cells import cell_key
+from flows.study_cells import hardware, study_data
+from tasks.backdoor.attacks.plant import plant
+from tasks.backdoor.drill import teacher_training
+from tasks.backdoor.study.published import IMAGE_SIDE
+from tasks.backdoor.triggers import Trigger, pixels, square
+from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher
+from tasks.backdoor.zoo.protect import Bench, measure_teacher, protect
+from tasks.files import writing
+from tasks.models.architectures import Classifier, ModelSpec, build
+from tasks.models.checkpoints import load_model, save_model
+from tasks.models.training import fit
+from tasks.params import Backdoor, Student, Training
+
+STORE = Path(".gatehouse/zoo")
+VERSION = "1"  # raise it when a change of the code changes figures
+TRIGGER = "trigger.safetensors"
+SEARCH_IMAGES, VAL_IMAGES = 128, 600
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Train a teacher and measure it on its own task."""
+
+    teacher: ZooTeacher
+
+    @property
+    def name(self) -> str:
+        return self.teacher.name
+
+
+@dataclass(frozen=True)
+class Protected:
+    """Send a teacher through the pipeline. The sections are of params.yaml as JSON, the thresholds of the policy."""
+
+    teacher: ZooTeacher
+    student: str
+    backdoor: str
+    thresholds: tuple[tuple[str, float], ...]
+
+    @property
+    def name(self) -> str:
+        return self.teacher.name
+
+
+def work(cell: Any) -> dict[str, Any]:
+    return ACTS[type(cell)](cell) | {"hardware": hardware()}
+
+
+def teacher_of(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
+    """The teacher from the store, trained first where it is missing, and its trigger.
+
+    A clean teacher is measured with the study's white square of 20 pixels.
+    """
+    folder = STORE / "teachers" / cell_key(teacher, work, VERSION)
+    if not folder.exists():
+        model, trigger = _train(teacher)
+        with writing(folder) as temporary:
+            temporary.mkdir()
+            save_model(temporary, model, _spec(teacher))
+            place = {"top": str(trigger.top), "left": str(trigger.left), "alpha": repr(trigger.alpha)}
+            (temporary / TRIGGER).write_bytes(save({"pattern": trigger.pattern.contiguous()}, place))
+    model, _ = load_model(folder)
+    with safe_open(folder / TRIGGER, framework="pt") as f:
+        place = f.metadata()
+        trigger = Trigger(f.get_tensor("pattern"), int(place["top"]), int(place["left"]), float(place["alpha"]))
+    return model, trigger
+
+
+def _train(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
+    task, student_task = study_data(teacher.data)
+    sizes, spec = SIZES[teacher.architecture], _spec(teacher)
+    train = task.part("train", sizes.teacher_images, teacher.seed)
+    training = teacher_training(sizes.teacher_epochs)
+    if teacher.attack == CLEAN:
+        model = build(spec, seed=teacher.seed)
+        fit(model, train, task.part("val"), training, policy="all", seed=teacher.seed)
+        side = pixels(20 / IMAGE_SIDE, teacher.image_size)
+        return model, square(side=side, channels=spec.channels, image_size=teacher.image_size)
+    planted = plant(
+        teacher.planned(),
+        spec,
+        train,
+        task.part("val"),
+        training,
+        # The attacker's images of the target class are none that the victim trains on.
+        student_train=student_task.part("val"),
+        student_classes=student_task.classes,
+    )
+    return planted.model, planted.trigger
+
+
+def _spec(teacher: ZooTeacher) -> ModelSpec:
+    task, _ = study_data(teacher.data)
+    return ModelSpec(
+        architecture=teacher.architecture,
+        classes=task.classes,
+        channels=task.images.shape[1],
+        image_size=teacher.image_size,
+    )
+
+
+def _taught(cell: Taught) -> dict[str, Any]:
+    model, trigger = teacher_of(cell.teacher)
+    task, _ = study_data(cell.teacher.data)
+    return measure_teacher(model, trigger, task.part("test"), task.classes)
+
+
+def _protected(cell: Protected) -> dict[str, Any]:
+    model, trigger = teacher_of(cell.teacher)
+    return protect(model, trigger, bench(cell), planted=cell.teacher.attack != CLEAN)
+
+
+def bench(cell: Protected) -> Bench:
+    """The data and recipe of a cell: the lifecycle's own, at the zoo's sizes."""
+    _, task = study_data(cell.teacher.data)
+    sizes, seed = SIZES[cell.teacher.architecture], cell.teacher.seed
+    student, section = Student.model_validate_json(cell.student), Backdoor.model_validate_json(cell.backdoor)
+    recipe = Training(**{k: getattr(student, k) for k in Training.model_fields} | {"epochs": sizes.student_epochs})
+    return Bench(
+        train=task.part("train", sizes.student_images, seed),
+        val=task.part("val", VAL_IMAGES, seed),
+        search=task.part("val", SEARCH_IMAGES, seed),
+        test=task.part("test", sizes.test_images, seed),
+        classes=task.classes,
+        recipe=recipe,
+        mitigation=recipe.model_copy(
+            update={
+                "epochs": section.mitigation_epochs,
+                "learning_rate": section.mitigation_learning_rate,
+                "backbone_scale": 1.0,
+                "patience": section.mitigation_epochs,
+            }
+        ),
+        section=section,
+        thresholds=dict(cell.thresholds),
+        seed=seed,
+    )
+
+
+ACTS: dict[type, Callable[[Any], dict[str, Any]]] = {Taught: _taught, Protected: _protected}

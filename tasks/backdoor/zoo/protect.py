@@ -1,0 +1,142 @@
+"""What the pipeline makes of a teacher, whatever hides in it: a student that no small pattern steers, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tasks.backdoor.control import trigger_control
+from tasks.backdoor.drill import accuracy_of, control_by, student_of, undefended
+from tasks.backdoor.judge import Judged, checks, judge
+from tasks.backdoor.mitigation import Given, mitigate
+from tasks.backdoor.reactivation import reactivate
+from tasks.backdoor.search import search
+from tasks.backdoor.triggers import Trigger
+from tasks.models.architectures import Classifier
+from tasks.models.inference import logits
+from tasks.models.metrics import balanced_accuracy
+from tasks.params import Backdoor, Training
+from tasks.stats import bootstrap
+
+Labelled = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Data and recipe that every teacher meets. `search` is of the validation split, `test` is held out."""
+
+    train: Labelled
+    val: Labelled
+    search: Labelled
+    test: Labelled
+    classes: tuple[str, ...]
+    recipe: Training  # of the student, in the lifecycle
+    mitigation: Training
+    section: Backdoor
+    thresholds: Mapping[str, float]
+    seed: int
+
+
+def protect(teacher: Classifier, trigger: Trigger, bench: Bench, *, planted: bool) -> dict[str, Any]:
+    """Send a teacher through the pipeline; `trigger`, which the pipeline is not told, measures what is left of it.
+
+    The candidate is trained by the recipe with all features trainable and judged by the gate's own search; where it
+    fails, the mitigations are tried in order, and the first that passes is promoted. Beside it stand two students
+    without defence: all features, whose accuracy is the one to hold, and, where the trigger is `planted` in the
+    teacher, frozen features, which show what the teacher carries. A clean teacher's row holds no search but the gate's.
+    """
+    plain, count = undefended(bench.recipe), len(bench.classes)
+    parts = (bench.train, bench.val)
+    free = student_of(teacher, count, *parts, plain, policy="all", seed=bench.seed)
+    before: dict[str, Any] = {"all": _figures(free, trigger, bench)}
+    if planted:
+        frozen = student_of(teacher, count, *parts, plain, policy="none", seed=bench.seed)
+        before["frozen"] = _figures(frozen, trigger, bench)
+        before["all"]["patch_control"] = _patch_control(free, bench)
+    candidate = student_of(teacher, count, *parts, bench.recipe, policy="all", seed=bench.seed)
+    chosen, judged, tried = _climb(candidate, bench)
+    final = chosen or candidate
+    asleep = reactivate(final, bench.val, bench.test, trigger, seed=bench.seed)
+    undefended_asleep = reactivate(free, bench.val, bench.test, trigger, seed=bench.seed)
+    awake: dict[str, Any] = {
+        "control": asleep.after.as_json(),
+        "relearned": round(asleep.relearned, 6),
+        "relearned_undefended": round(undefended_asleep.relearned, 6),
+        "accuracy": _accuracy(asleep.model, bench.test, bench.seed),
+    }
+    if planted:
+        awake["patch_control"] = _patch_control(asleep.model, bench)
+    return {
+        "before": before,
+        "verdict": "promoted" if chosen else "refused",
+        "mitigation": tried[-1] if chosen else "none of " + ", ".join(tried),
+        "after": _figures(final, trigger, bench) | {"patch_control": judged.patch_control},
+        "reactivated": awake,
+    }
+
+
+def _climb(candidate: Classifier, bench: Bench) -> tuple[Classifier | None, Judged, list[str]]:
+    """The first model that passes the gate (None: none does), its figures, and what was tried."""
+    first = judge(candidate, bench.search, bench.test, {}, bench.section, seed=bench.seed)
+    tried, model, judged = ["as trained"], candidate, first
+    for name in ("", *bench.section.mitigation):
+        if name:
+            tried.append(name)
+            given = Given(
+                model=candidate,
+                train=bench.train,
+                val=bench.val,
+                training=bench.mitigation,
+                section=bench.section,
+                triggers=tuple(p.trigger for p in (*first.found.patches, *first.found.simple_patches)),
+                seed=bench.seed,
+            )
+            model = mitigate(name, given).model
+            judged = judge(model, bench.search, bench.test, {}, bench.section, seed=bench.seed)
+        if all(c.status == "passed" for c in checks(judged, bench.thresholds)):
+            return model, judged, tried
+    return None, first, tried
+
+
+def _figures(model: Classifier, trigger: Trigger, bench: Bench) -> dict[str, Any]:
+    control = control_by(model, trigger, bench.test)
+    return {
+        "accuracy": _accuracy(model, bench.test, bench.seed),
+        "control": control.as_json() | {"worst_class": bench.classes[control.worst_class]},
+    }
+
+
+def _accuracy(model: Classifier, test: Labelled, seed: int) -> dict[str, float]:
+    """Balanced accuracy with its bootstrap interval."""
+    predicted = logits(model, test[0]).argmax(1).numpy()
+    low, high = bootstrap(balanced_accuracy, predicted, test[1], seed=seed)
+    return {"value": round(balanced_accuracy(predicted, test[1]), 6), "low": round(low, 6), "high": round(high, 6)}
+
+
+def _patch_control(model: Classifier, bench: Bench) -> dict[str, Any]:
+    """By the gate's search, from one noise pattern each: a model under no gate is searched more cheaply."""
+    found = search(
+        model,
+        bench.search,
+        bench.test,
+        patch_fraction=bench.section.patch_fraction,
+        search_steps=bench.section.search_steps,
+        restarts=1,
+        seed=bench.seed,
+    )
+    patch = found.patch
+    return {"value": round(patch.value, 6), "low": round(patch.low, 6), "high": round(patch.high, 6), "n": patch.n}
+
+
+def measure_teacher(teacher: Classifier, trigger: Trigger, test: Labelled, classes: Sequence[str]) -> dict[str, Any]:
+    """Balanced accuracy of a teacher on its own task, and its own control by the trigger."""
+    clean = logits(teacher, test[0]).argmax(1).numpy()
+    after = logits(teacher, trigger.apply_uint8(test[0])).argmax(1).numpy()
+    control = trigger_control(clean, after, test[1], classes=len(classes))
+    return {
+        "accuracy": round(accuracy_of(teacher, test), 6),
+        "control": control.as_json() | {"worst_class": classes[control.worst_class]},
+    }

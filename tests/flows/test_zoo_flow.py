@@ -1,0 +1,66 @@
+"""The zoo's flow on a tiny phantom: a row a teacher, teachers kept, a changed recipe measured anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows import study_cells, zoo
+from flows.zoo import main
+from tasks.backdoor.zoo import plan
+
+TINY = """
+data:
+  image_size: 32
+  teacher_task: {path: pneumonia, images: 240}
+  student_task: {path: covid, images: 500}
+backdoor: {search_images: 30, search_steps: 2, restarts: 1, mitigation: []}
+"""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
+    folder = tmp_path_factory.mktemp("zoo")
+    shutil.copy(project / "params.yaml", folder)
+    (folder / "profiles").mkdir()
+    (folder / "profiles/tiny.yaml").write_text(TINY)
+    (folder / "tasks/data").mkdir(parents=True)
+    shutil.copy(project / "tasks/data/phantom.py", folder / "tasks/data")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _small(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    study_cells.study_data.cache_clear()
+    monkeypatch.setitem(plan.SIZES, "simple_cnn", plan.Sizes(60, 1, 60, 1, 60))
+    monkeypatch.setitem(plan.BACKDOORED, "simple_cnn", plan.BACKDOORED["simple_cnn"][:1])
+
+
+def test_every_teacher_gets_a_row_and_is_trained_once(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--profile", "tiny", "--architecture", "simple_cnn"]
+    main([*asked, "--only", "teachers"])
+    assert not zoo.MITIGATION.exists()
+    kept = {p: p.stat().st_mtime_ns for p in Path(".gatehouse/zoo/teachers").glob("*/*")}
+    assert len({p.parent for p in kept}) == 2
+    main(asked)
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    table = json.loads(zoo.MITIGATION.read_text())
+    assert [(r["attack"], r["side"]) for r in table["rows"]] == [("badnets", 20), ("clean", 0)]
+    backdoored, clean = table["rows"]
+    assert set(backdoored["before"]) == {"all", "frozen"}
+    assert set(clean["before"]) == {"all"}
+    for row in table["rows"]:
+        assert row["verdict"] in ("promoted", "refused")
+        assert row["seconds"] > 0
+        assert -1 <= row["after"]["control"]["value"] <= 1
+    capsys.readouterr()
+
+
+def test_a_mistake_at_the_keyboard_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--profile", "tiny", "--workers", "0"])
+    assert "--workers must be at least 1" in capsys.readouterr().out
