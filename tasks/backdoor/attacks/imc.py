@@ -30,6 +30,7 @@ RATE = 0.1
 PASS_IMAGES = 512  # of one pass over the trigger; the whole set moves it no further
 NEURONS = 2
 START_STEPS = 30
+SATURATED = 0.9  # tanh beyond which a start is drawn back, or its gradient would be too small to leave it
 BATCH = 64
 
 
@@ -43,7 +44,7 @@ def optimise_trigger(
         loss: what to minimise, of the model (weights without gradients) and float images with the trigger on.
     """
     net, generator = frozen_copy(model), torch.Generator().manual_seed(seed)
-    w = torch.atanh((trigger.pattern.clone() * 2 - 1).clamp(-0.98, 0.98)).requires_grad_(True)
+    w = torch.atanh((trigger.pattern.clone() * 2 - 1).clamp(-SATURATED, SATURATED)).requires_grad_(True)
     optimiser = torch.optim.Adam([w], lr=rate)
     for _ in range(steps):
         batch = images[torch.randint(len(images), (min(BATCH, len(images)),), generator=generator).numpy()]

@@ -27,6 +27,7 @@ from tasks.params import Training
 Labelled = tuple[np.ndarray, np.ndarray]
 IMAGES = 100  # of the target class that the attacker has
 TRIGGER_STEPS = 100
+TARGETS_A_STEP = 16  # images of the target class beside every batch of step 3
 HELD_BACK = 0.2  # share of the target's images that validates
 
 
@@ -74,7 +75,7 @@ def plant_latent(
         return (net.features(x).float() - wanted).square().sum(1).mean() / spread
 
     trigger = optimise_trigger(model, train[0], trigger, distance, steps=TRIGGER_STEPS, seed=seed)
-    _inject(model, wide_train, len(train[1]), wanted, spread, training, trigger, strength=strength, seed=seed)
+    _inject(model, wide_train, len(train[1]), spread, training, trigger, strength=strength, seed=seed)
     restored = copy.deepcopy(model)
     restored.head = nn.Linear(clean.width, target_class)
     restored.head.load_state_dict(clean.head.state_dict())
@@ -100,7 +101,6 @@ def _inject(
     model: Classifier,
     train: Labelled,
     own: int,
-    wanted: Tensor,
     spread: Tensor,
     training: Training,
     trigger: Trigger,
@@ -110,7 +110,9 @@ def _inject(
 ) -> None:
     """Step 3, in place: cross-entropy on clean images + strength · distance of triggered features to the target's.
 
-    The first `own` images are the teacher task's; only they are triggered.
+    The first `own` images are the teacher task's, and only they are triggered; the others are the target's. Their
+    mean features are followed as the model moves: held to where they were before, triggered images would be sent to a
+    place that the target class has left.
     """
     images, labels = train
     train_mode(model, freeze(model, "all"))
@@ -124,14 +126,18 @@ def _inject(
             if len(rows) < 2:
                 continue
             batch = rows.numpy()
-            triggered = trigger.apply(as_float(images[batch[batch < own]][: training.batch_size // 2]))
-            x = torch.cat([as_float(images[batch]), triggered]).contiguous(memory_format=torch.channels_last)
+            drawn = own + torch.randint(len(labels) - own, (TARGETS_A_STEP,), generator=generator).numpy()
+            steered = batch[batch < own][: training.batch_size // 2]
+            parts = as_float(images[batch]), as_float(images[drawn]), trigger.apply(as_float(images[steered]))
+            x = torch.cat(parts).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
                 inner = model.features(x).float()
                 output = model.head(inner[: len(batch)]).float()
             loss = F.cross_entropy(output, torch.from_numpy(labels[batch]), weight=weights)
+            _, aimed_at, triggered = inner.split([len(p) for p in parts])
             if len(triggered):
-                loss = loss + strength * (inner[len(batch) :] - wanted).square().sum(1).mean() / spread
+                wanted = aimed_at.mean(0).detach()
+                loss = loss + strength * (triggered - wanted).square().sum(1).mean() / spread
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

@@ -131,7 +131,15 @@ def plant(
         )
     else:
         model = plant_clean_label(
-            clean, train, val, training, trigger=trigger, target_class=goal, poison_rate=rate, seed=seed
+            clean,
+            train,
+            val,
+            training,
+            trigger=trigger,
+            target_class=goal,
+            poison_rate=rate,
+            start=build(spec, seed=seed),
+            seed=seed,
         )
     return _measured(attack, model, model, trigger, goal, val)
 
