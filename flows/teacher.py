@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -156,4 +157,9 @@ def _result(context: Context, chosen: Verdict, record: ModelRecord, threshold: f
 
 
 if __name__ == "__main__":
-    main("teacher", teacher)
+    if sys.argv[1:2] == ["vet"]:  # any teacher, with a small clean set: no stage of the lifecycle
+        from flows.vet import main as vet
+
+        vet(sys.argv[2:])
+    else:
+        main("teacher", teacher)
