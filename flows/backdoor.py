@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,45 +9,26 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from flows import ladder
+from flows.ladder import Attempt, parts, thresholds
 from flows.stage import Context, main
 from tasks.backdoor import figures
 from tasks.backdoor.defences.inversion import invert
-from tasks.backdoor.drill import control_by
 from tasks.backdoor.filtering import FilterReport, measure_filter
-from tasks.backdoor.judge import Judged, checks, drill_record, judge
-from tasks.backdoor.mitigation import Given, mitigate
-from tasks.backdoor.reactivation import Reactivation, reactivate
+from tasks.backdoor.judge import drill_record
 from tasks.backdoor.triggers import Trigger
 from tasks.backdoor.words import ASSUMPTIONS, LIMITS, VOID_EPSILON
 from tasks.data.dataset import Dataset, load_dataset
 from tasks.errors import GatehouseError
 from tasks.files import note_read, read_json, write_json
-from tasks.gate import Check, GateResult, Subject
+from tasks.gate import GateResult, Subject
 from tasks.models.architectures import Classifier
 from tasks.models.checkpoints import WEIGHTS, ModelRecord, load_model, save_model
-from tasks.params import Params, Training
-from tasks.risk import Policy, load_policy
+from tasks.risk import load_policy
 
 TRAINED = Path("models/trained")
 DRILL_MODELS = Path("models/drill")
 DRILL_REPORT = Path("reports/drill.json")
-CHECKS = ("trigger_control", "patch_control", "accuracy_minimum")
-Part = tuple[np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A model and what the gate says of it."""
-
-    name: str  # as trained, or the mitigation's
-    model: Classifier
-    judged: Judged
-    checks: tuple[Check, ...]
-    note: dict[str, Any]  # of the mitigation
-
-    @property
-    def passes(self) -> bool:
-        return all(c.status == "passed" for c in self.checks)
 
 
 def backdoor(context: Context) -> None:
@@ -64,21 +44,21 @@ def backdoor(context: Context) -> None:
             f"{', '.join(data.classes)}; train the candidate again."
         )
     triggers = {row["name"]: load_trigger(DRILL_MODELS / f"{row['name']}.safetensors") for row in drill["canaries"]}
-    attempts = [_attempt(context, "as trained", model, data, triggers, policy)]
+    attempts = [ladder.judged_attempt(context, "as trained", model, data, triggers, policy)]
     context.progress(1, 3, "candidate judged")
-    mitigation = _mitigate(context, attempts, data, triggers, policy)
+    mitigation = ladder.climb(context, attempts, data, triggers, policy)
     final = attempts[-1] if attempts[-1].passes else attempts[0]
     saved = _save(context.candidate, final, record)
     context.progress(2, 3, "filter")
     strip = _filter(context, final.model, drill, triggers, data)
-    reactivation = _reactivation(context, attempts, final, drill, triggers, data)
+    reactivation = ladder.reactivations(context, attempts, final, drill, triggers, data)
     result = GateResult(
         gate="backdoor",
         candidate=context.candidate,
         subject=Subject(path=f"models/{context.candidate}/{WEIGHTS}", sha256=saved.sha256),
         policy_sha256=policy.sha256,
         checks=final.checks,
-        drill=drill_record(drill["searches"], _thresholds(policy)),
+        drill=drill_record(drill["searches"], thresholds(policy)),
         assumptions=ASSUMPTIONS,
         limits=LIMITS + ((VOID_EPSILON,) if context.candidate == "private_student" else ()),
         run_id=context.run_id,
@@ -106,112 +86,6 @@ def load_trigger(path: Path) -> Trigger:
         return Trigger(f.get_tensor("pattern"), int(place["top"]), int(place["left"]))
 
 
-def _thresholds(policy: Policy) -> dict[str, float]:
-    return {name: policy.threshold("backdoor", name) for name in CHECKS}
-
-
-def _parts(context: Context, data: Dataset) -> tuple[Part, Part]:
-    """(images to search on, held-out images to measure on)."""
-    return data.part("val", context.params.backdoor.search_images, context.params.run.seed), data.part("test")
-
-
-def _attempt(
-    context: Context,
-    name: str,
-    model: Classifier,
-    data: Dataset,
-    triggers: dict[str, Trigger],
-    policy: Policy,
-    note: dict[str, Any] | None = None,
-) -> Attempt:
-    search_set, test = _parts(context, data)
-    judged = judge(model, search_set, test, triggers, context.params.backdoor, seed=context.params.run.seed)
-    return Attempt(name, model, judged, checks(judged, _thresholds(policy)), note or {})
-
-
-def _mitigate(
-    context: Context, attempts: list[Attempt], data: Dataset, triggers: dict[str, Trigger], policy: Policy
-) -> str:
-    """Where the gate failed, try the mitigations in the order of params.yaml, judging each, until one passes.
-
-    Each starts from the model as trained and is added to `attempts`; a sentence says what was done. The triggers that
-    the methods are given are those that our own search found, never the drill's.
-    """
-    section, original = context.params.backdoor, attempts[0]
-    if original.passes:
-        return "no mitigation was needed."
-    if context.candidate == "private_student":
-        return VOID_EPSILON
-    if not section.mitigation:
-        return "the gate failed, and mitigation is off (backdoor.mitigation: [])."
-    found, tried = original.judged.found, []
-    for name in section.mitigation:
-        given = Given(
-            model=original.model,
-            train=data.part("train"),
-            val=data.part("val"),
-            training=_training(context.params),
-            section=section,
-            triggers=tuple(p.trigger for p in (*found.patches, *found.simple_patches)),
-            seed=context.params.run.seed,
-            progress=lambda done, n=name: context.progress(done, section.mitigation_epochs, _words(n)),  # type: ignore[misc]
-        )
-        mitigated = mitigate(name, given)
-        tried.append(f"{_words(name)} {mitigated.note['did']}")
-        attempts.append(_attempt(context, name, mitigated.model, data, triggers, policy, mitigated.note))
-        if attempts[-1].passes:
-            return f"the gate failed; {'; '.join(tried)}: the result passes and replaces it."
-    none = "the result does not pass either" if len(tried) == 1 else "none of the results passes"
-    return f"the gate failed; {'; '.join(tried)}: {none}, and the original is kept."
-
-
-def _training(params: Params) -> Training:
-    """How mitigations train: as the student was, for the section's epochs, with all features at the same rate."""
-    common = {k: getattr(params.student, k) for k in Training.model_fields}
-    section = params.backdoor
-    return Training(
-        **common
-        | {
-            "epochs": section.mitigation_epochs,
-            "learning_rate": section.mitigation_learning_rate,
-            "backbone_scale": 1.0,
-            "patience": section.mitigation_epochs,
-        }
-    )
-
-
-def _words(name: str) -> str:
-    return {"anp": "ANP", "fine_pruning": "Fine-Pruning", "ft_sam": "FT-SAM", "i_bau": "I-BAU"}.get(name, name)
-
-
-def _reactivation(
-    context: Context,
-    attempts: list[Attempt],
-    final: Attempt,
-    drill: dict[str, Any],
-    triggers: dict[str, Trigger],
-    data: Dataset,
-) -> dict[str, Any]:
-    """Every drill trigger's re-activation in the final candidate, and in the drill's clean references beside.
-
-    The target is the class that the trigger raises most in the candidate as trained: if a backdoor sleeps, it is that.
-    """
-    test, seed = _parts(context, data)[1], context.params.run.seed
-    references = {r["model"]: load_model(Path(r["model_folder"]))[0] for r in drill["searches"] if r["kind"] == "clean"}
-    report: dict[str, Any] = {}
-    for name, trigger in triggers.items():
-        target = control_by(attempts[0].model, trigger, test).worst_class
-
-        def asked(model: Classifier, trigger: Trigger = trigger, target: int = target) -> Reactivation:
-            return reactivate(model, data.part("train"), test, trigger, target_class=target, seed=seed)
-
-        report[name] = {
-            "candidate": asked(final.model).as_json(),
-            "references": {n: asked(model).as_json() for n, model in references.items()},
-        }
-    return report
-
-
 def _save(candidate: str, final: Attempt, record: ModelRecord) -> ModelRecord:
     """Write models/<candidate>; without mitigation the bytes, and so the digest, are those of the trained model."""
     parents, notes = dict(record.parents), dict(record.notes)
@@ -235,7 +109,7 @@ def _filter(
         planted,
         triggers,
         data.part("val"),
-        _parts(context, data)[1],
+        parts(context, data)[1],
         blends=section.strip_blends,
         false_refusals=section.strip_false_refusals,
         seed=context.params.run.seed,
@@ -272,7 +146,7 @@ def _report(
     section, seed = context.params.backdoor, context.params.run.seed
     inverted = invert(
         final.model,
-        _parts(context, data)[0],
+        parts(context, data)[0],
         final.judged.found,
         steps=section.search_steps // 2,
         seed=seed,

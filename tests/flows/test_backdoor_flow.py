@@ -16,6 +16,7 @@ from rich.console import Console
 
 from flows import backdoor as gate_stage
 from flows import drill as drill_stage
+from flows import ladder
 from flows.stage import Context
 from tasks.backdoor.attacks.badnets import poison
 from tasks.backdoor.triggers import square
@@ -178,7 +179,7 @@ def report_control(report: dict[str, Any], source: str) -> float:
 
 def test_the_ladder_stops_at_the_first_that_passes(project: Path, monkeypatch) -> None:
     """Thresholds are moved so that the second mitigation alone passes: the climb itself is what is tested."""
-    judged = gate_stage._attempt
+    judged = ladder.judged_attempt
     seen: list[str] = []
 
     def second_passes(context, name, model, data, triggers, policy, note=None):
@@ -189,9 +190,9 @@ def test_the_ladder_stops_at_the_first_that_passes(project: Path, monkeypatch) -
         marked = [c.model_copy(update={"threshold": x}) for c, x in zip(attempt.checks, limits, strict=True)]
         return replace(attempt, checks=tuple(marked))
 
-    monkeypatch.setattr(gate_stage, "_attempt", second_passes)
-    ladder = ("anp", "unlearning", "fine_pruning")
-    result, report = gate(project, monkeypatch, "student", mitigation=ladder, mitigation_epochs=1)
+    monkeypatch.setattr(ladder, "judged_attempt", second_passes)
+    rungs = ("anp", "unlearning", "fine_pruning")
+    result, report = gate(project, monkeypatch, "student", mitigation=rungs, mitigation_epochs=1)
     assert seen == ["as trained", "anp", "unlearning"]
     assert report["final"] == "unlearning"
     assert report["mitigation"].startswith("the gate failed; ANP cut ")

@@ -2,7 +2,8 @@
 
 Every channel's scale gets a mask m in [0, 1]. Masks minimise alpha · loss(m) + (1 − alpha) · max over |δ|, |ξ| ≤ eps
 of loss with scale (m + δ) and shift (1 + ξ) (equation 5); the mask falls where a perturbed channel does harm, as a
-backdoored one does. Channels are cut from the lowest mask on, as long as validation accuracy holds.
+backdoored one does. Channels are cut from the lowest mask on, a group at a time; a group that costs more validation
+accuracy than the guard allows is put back.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from tasks.backdoor.defences.common import (
     Norm,
     accuracy_of,
     batches,
-    largest_cut,
     norms,
+    rising,
     subset,
 )
 from tasks.models.architectures import Classifier
@@ -62,7 +63,7 @@ def prune_adversarially(
         alpha: weight of the loss without perturbation, in [0, 1].
         steps: of the masks.
         threshold: channels with masks below may be cut.
-        guard: balanced validation accuracy that the pruning may cost; it stops before it costs more.
+        guard: balanced validation accuracy that the pruning may cost in all.
         images: at most so many training images are used.
     """
     copied = copy.deepcopy(model).eval()
@@ -74,23 +75,23 @@ def prune_adversarially(
     rows = [(name, i) for name, mask in masks.items() for i in range(len(mask))]
     values = np.concatenate([mask.numpy() for mask in masks.values()])
     order = [rows[i] for i in np.argsort(values, kind="stable")]
-    original = {name: layer.weight.detach().clone() for name, layer in layers.items()}
-
-    def cut(count: int) -> None:
-        _silence(layers, order[:count])
-
-    kept = largest_cut(cut, int((values < threshold).sum()), lambda: accuracy_of(copied, val), floor=before - guard)
-    with torch.no_grad():
-        for name, layer in layers.items():
-            layer.weight.copy_(original[name])
-    cut(kept)
+    below, start = int((values < threshold).sum()), 0
+    gone: list[tuple[str, int]] = []
+    for end in rising(below):
+        group, start = order[start:end], end
+        scales = [layers[name].weight[i].item() for name, i in group]
+        _scale(layers, group, [0.0] * len(group))
+        if accuracy_of(copied, val) < before - guard:
+            _scale(layers, group, scales)
+        else:
+            gone += group
     return Mitigated(
         copied,
         {
-            "did": f"cut {kept} of {len(order)} channels, those most sensitive to perturbation",
-            "channels": {name: sorted(i for n, i in order[:kept] if n == name) for name in layers},
+            "did": f"cut {len(gone)} of {len(order)} channels, those most sensitive to perturbation",
+            "channels": {name: sorted(i for n, i in gone if n == name) for name in layers},
             "of": len(order),
-            "below_threshold": int((values < threshold).sum()),
+            "below_threshold": below,
             "accuracy_before": before,
             "accuracy_after": accuracy_of(copied, val),
         },
@@ -100,7 +101,10 @@ def prune_adversarially(
 def neuron_masks(
     model: Classifier, few: Labelled, training: Training, *, eps: float, alpha: float, steps: int, seed: int
 ) -> dict[str, Tensor]:
-    """A mask in [0, 1] for every channel of every normalisation layer, by the layer's name, shape (channels,)."""
+    """A mask in [0, 1] for every channel of every normalisation layer, by the layer's name, shape (channels,).
+
+    It is the mean over the second half of the steps: the last one alone leaves many at exactly zero, in no order.
+    """
     layers = norms(model)
     sizes = [len(layer.weight) for layer in layers.values()]
     generator = torch.Generator().manual_seed(seed)
@@ -118,8 +122,8 @@ def neuron_masks(
             output = functional_call(model, changed, (x,))
         return F.cross_entropy(output.float(), y, weight=balance)
 
-    ones = torch.ones(sum(sizes))
-    for x, y in _endless(few, training, steps, seed):
+    ones, total = torch.ones(sum(sizes)), torch.zeros(sum(sizes))
+    for step, (x, y) in enumerate(_endless(few, training, steps, seed)):
         noise = (torch.rand(2, len(ones), generator=generator) * 2 - 1) * eps
         noise.requires_grad_(True)
         (upward,) = torch.autograd.grad(loss(x, y, mask.detach() + noise[0], ones + noise[1]), noise)
@@ -129,7 +133,8 @@ def neuron_masks(
         optimiser.step()
         with torch.no_grad():
             mask.clamp_(0, 1)
-    return dict(zip(layers, mask.detach().split(sizes), strict=True))
+            total += mask if step >= steps // 2 else 0
+    return dict(zip(layers, (total / (steps - steps // 2)).split(sizes), strict=True))
 
 
 def _endless(few: Labelled, training: Training, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -145,7 +150,7 @@ def _endless(few: Labelled, training: Training, steps: int, seed: int) -> Iterat
 
 
 @torch.no_grad()
-def _silence(layers: dict[str, Norm], channels: list[tuple[str, int]]) -> None:
-    """The scale of these channels becomes zero, as a mask of zero makes it; their shift stays."""
-    for name, i in channels:
-        layers[name].weight[i] = 0
+def _scale(layers: dict[str, Norm], channels: list[tuple[str, int]], scales: list[float]) -> None:
+    """Set the scale of these channels; their shift stays, as under a mask."""
+    for (name, i), scale in zip(channels, scales, strict=True):
+        layers[name].weight[i] = scale

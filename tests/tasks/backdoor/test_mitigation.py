@@ -221,7 +221,7 @@ def test_each_iteration_adds_a_term_of_the_neumann_series(terms: int) -> None:
 def test_i_bau_keeps_a_round_within_the_guard(mitigated: dict[str, Mitigated]) -> None:
     note = mitigated["i_bau"].note
     assert note["accuracy_after"] == note["accuracies"][note["rounds"] - 1]
-    assert note["accuracy_after"] >= min(note["accuracy_before"] - 0.04, max(note["accuracies"]))
+    assert note["accuracy_after"] >= note["accuracy_before"] - 0.04
 
 
 # --- unlearning
