@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def hardware() -> str:
 def teacher_of(cell: TeacherCell) -> Taught:
     """The teacher from the store; trained and stored first where it is missing."""
     if cell.attack == CLEAN:
-        cell = replace(cell, target="")  # what it is measured with later does not make it another teacher
+        cell = cell.clean()  # what it is measured with later does not make it another teacher
     folder = STORE / "teachers" / cell_key(cell, work, VERSION)
     if not folder.exists():
         taught = _train(cell)
@@ -77,7 +76,7 @@ def _train(cell: TeacherCell) -> Taught:
     teacher_task, student_task = study_data(cell.data)
     clean = None
     if cell.attack in ("imc", "latent"):
-        clean = teacher_of(cell.attacked(CLEAN, 0, "")).model
+        clean = teacher_of(cell.clean()).model
     return train_teacher(
         cell,
         _spec(cell),

@@ -217,6 +217,7 @@ class StudyNetwork(Section):
     seeds: int = Field(ge=1)
     teacher_images: int = Field(ge=0)
     teacher_epochs: int = Field(ge=1)
+    imc_epochs: int = Field(ge=1)  # with 1 % of the images poisoned, a trigger needs more passes to be learned
     student_images: int = Field(ge=0)
     student_epochs: int = Field(ge=1)
     val_images: int = Field(ge=0)

@@ -29,15 +29,16 @@ class TeacherCell:
     test_images: int
     epochs: int
     rate: float
-    device: str = "cpu"
+    clean_epochs: int = 0  # of the clean teacher that IMC and the latent backdoor start from
 
     @property
     def name(self) -> str:
         side = "" if self.attack == CLEAN else f" {self.side} px"
         return f"{self.architecture} {self.attack}{side} seed {self.seed} teacher"
 
-    def attacked(self, attack: str, side: int, target: str) -> TeacherCell:
-        return replace(self, attack=attack, side=side, target=target)
+    def clean(self) -> TeacherCell:
+        """The clean teacher of the same seed, which the attack starts from; it aims at nothing."""
+        return replace(self, attack=CLEAN, side=0, target="", epochs=self.clean_epochs or self.epochs, clean_epochs=0)
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,9 @@ class Ground:
             images=own.teacher_images,
             val_images=own.val_images,
             test_images=own.test_images,
-            epochs=own.teacher_epochs,
+            epochs=own.imc_epochs if attack == "imc" else own.teacher_epochs,
             rate=self.study.learning_rate,
+            clean_epochs=own.teacher_epochs if attack in ("imc", "latent") else 0,
         )
 
     def student(self, teacher: TeacherCell, trainable: FreezePolicy) -> StudentCell:
