@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import optimize
-from scipy.special import logsumexp
+from scipy.special import expit, logsumexp
 
 from tasks.errors import GatehouseError
 from tasks.stats import clopper_pearson
@@ -25,6 +24,7 @@ POWER_NEEDED = 0.75  # as for a gate's drill: below it, finding nothing means no
 FLOOR = 0.05  # least spread of a raw score over clean models
 LIMIT = 30.0  # deviations are cut here: beyond it more says no more
 MIN_CLEAN = 3
+SPAN = float(np.log(19))  # log-odds between a score of .05 and one of .5
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Calibration:
 
     `centre` and `spread` hold each detector's mean and standard deviation over the clean references. `clean` and
     `canaries` are their combined statistics, `threshold` the statistic that at most `false_alarms` of clean models
-    exceed (infinite where there are too few of them to say), and `slope`, `offset` turn a statistic into a score.
+    exceed (infinite where there are too few of them to say).
     """
 
     centre: dict[str, float]
@@ -62,8 +62,6 @@ class Calibration:
     clean: tuple[float, ...]
     canaries: tuple[float, ...]
     threshold: float
-    slope: float
-    offset: float
     false_alarms: float
 
     def deviations(self, scores: Scores) -> dict[str, float]:
@@ -75,8 +73,15 @@ class Calibration:
         return _smooth_maximum(list(self.deviations(scores).values()))
 
     def score(self, scores: Scores) -> float:
-        """In [0, 1]: the odds of canary against clean at this statistic, as a logistic regression gives them."""
-        return float(1 / (1 + np.exp(-np.clip(self.slope * self.statistic(scores) + self.offset, -500, 500))))
+        """In [0, 1]: .05 at the middle of the clean references, .5 at the threshold, by a logistic curve between them.
+
+        Not a probability: how often tampered teachers are offered is not known here. Without a threshold the largest
+        clean statistic stands in for it.
+        """
+        middle = float(np.median(self.clean))
+        half = self.threshold if np.isfinite(self.threshold) else max(self.clean)
+        steepness = SPAN / max(half - middle, FLOOR)
+        return float(expit(steepness * (self.statistic(scores) - half)))
 
     @property
     def power(self) -> Rate:
@@ -120,10 +125,9 @@ def calibrate(
     caught = [
         _smooth_maximum(np.clip((np.array([s[n] for n in names]) - centre) / spread, -LIMIT, LIMIT)) for s in canaries
     ]
-    slope, offset = _platt(np.array(alone), np.array(caught))
     return Calibration(
         dict(zip(names, centre.tolist(), strict=True)), dict(zip(names, spread.tolist(), strict=True)), tuple(alone),
-        tuple(caught), threshold_of(np.array(alone), false_alarms), slope, offset, false_alarms,
+        tuple(caught), threshold_of(np.array(alone), false_alarms), false_alarms,
     )  # fmt: skip
 
 
@@ -142,26 +146,3 @@ def _scale(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _smooth_maximum(deviations: Sequence[float] | np.ndarray) -> float:
     return float(logsumexp(deviations) - np.log(len(deviations)))
-
-
-def _platt(clean: np.ndarray, canaries: np.ndarray) -> tuple[float, float]:
-    """Slope (at least 0) and offset of Platt's (1999) logistic fit with his smoothed targets, both kinds weighed alike.
-
-    With no canaries there is nothing to fit; the score is then the clean references' own middle and spread.
-    """
-    if not len(canaries):
-        spread = float(clean.std(ddof=1)) + FLOOR
-        return 1 / spread, -float(clean.mean() + 2 * spread) / spread
-    x = np.concatenate([clean, canaries])
-    truth = np.concatenate([np.zeros(len(clean)), np.ones(len(canaries))])
-    target = np.where(truth == 1, (len(canaries) + 1) / (len(canaries) + 2), 1 / (len(clean) + 2))
-    weight = np.where(truth == 1, 0.5 / len(canaries), 0.5 / len(clean))
-
-    def loss(w: np.ndarray) -> float:
-        z = w[0] * x + w[1]
-        return float((weight * (np.logaddexp(0, z) - target * z)).sum())
-
-    found = optimize.minimize(
-        loss, np.array([1.0, -float(x.mean())]), method="L-BFGS-B", bounds=[(0, None), (None, None)]
-    )
-    return float(found.x[0]), float(found.x[1])

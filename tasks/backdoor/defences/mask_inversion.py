@@ -37,9 +37,9 @@ PER_STEP, JUDGED = 16, 96  # images of each class in a step, and for the success
 class Mask:
     """The smallest trigger found for a class: x becomes (1 − mask) · x + mask · pattern.
 
-    `mask` (side, side) and `pattern` (channels, side, side) lie in [0, 1]; `size` is the mask's sum. `success` is the share
-    of images of other classes given the class with it, `clean` that share without. Where none worked (`works` false),
-    the one of the highest success is shown, and it is no finding.
+    `mask` (side, side) and `pattern` (channels, side, side) lie in [0, 1]; `size` is the mask's sum. `success` is the
+    share of images of other classes given the class with it, `clean` that share without. Where none worked (`works`
+    false), the one of the highest success is shown, and it is no finding.
     """
 
     target_class: int
