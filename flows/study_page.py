@@ -1,18 +1,14 @@
-"""docs/study.md: its words are written by hand, its tables and counted sentences by this module, from reports/study.
-
-A block stands between `<!-- name -->` and `<!-- end name -->`; everything outside of blocks stays as it is.
-"""
+"""docs/study.md: its words are written by hand, its tables and counted sentences by this module, from reports/study."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.pages import fill, grid, number
 from tasks.backdoor.study.tables import TABLES
-from tasks.errors import GatehouseError
-from tasks.files import read_json, write_text
+from tasks.files import read_json
 
 PAGE = Path("docs/study.md")
 Rows = list[dict[str, Any]]
@@ -26,30 +22,7 @@ NETWORKS = {"simple_cnn": "simple CNN", "resnet18": "ResNet-18"}
 def write_page(reports: Path, page: Path = PAGE) -> None:
     """Fill the page's blocks from the tables that are there; GatehouseError for a block that nobody fills."""
     tables = {t: read_json(reports / f"{t}.json")["rows"] for t in TABLES if (reports / f"{t}.json").exists()}
-    before = page.read_text(encoding="utf-8")
-
-    def filled(match: re.Match[str]) -> str:
-        name = match[1]
-        if name not in BLOCKS:
-            raise GatehouseError(f"{page} has a block {name!r} that nothing fills; known are {', '.join(BLOCKS)}.")
-        return f"<!-- {name} -->\n{BLOCKS[name](tables).strip()}\n<!-- end {name} -->"
-
-    text = re.sub(r"<!-- (\w+) -->\n.*?<!-- end \1 -->", filled, before, flags=re.DOTALL)
-    if text != before:
-        write_text(page, text)
-
-
-def number(value: float | None, sd: float | None = None) -> str:
-    """Two decimals without the leading zero, as the published tables' readers compare them; a dash for nothing."""
-    if value is None:
-        return "–"
-    text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
-    return text if sd is None else f"{text} ± {number(sd)}"
-
-
-def grid(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join(["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *rows])
+    fill(page, BLOCKS, tables)
 
 
 def _side(row: dict[str, Any]) -> str:
