@@ -16,10 +16,10 @@ from typing import Any
 
 from rich.console import Console
 
-from flows.cells import Done, kept, run_cells
+from flows.cells import Done, Work, kept, run_cells
 from flows.profile import profile_params
 from flows.stage import Context, as_flow
-from flows.study_cells import STORE, VERSION, work
+from flows.study_cells import STORE, VERSION, work, work_on_cuda
 from flows.study_page import PAGE, write_page
 from tasks.backdoor.study.cells import CLEAN
 from tasks.backdoor.study.plan import ARCHITECTURES, ATTACKS, Ground
@@ -30,6 +30,7 @@ from tasks.data.prepare import prepare_task, save
 from tasks.data.sources import open_source
 from tasks.errors import GatehouseError
 from tasks.files import read_json, sha256_bytes, write_json, writing
+from tasks.models.device import use_device
 from tasks.params import Params
 
 REPORTS = Path("reports/study")
@@ -41,6 +42,9 @@ INDEX = STORE / "data" / "index.json"
 def study(context: Context, options: argparse.Namespace) -> None:
     """Measure what is missing, architecture by architecture and seed by seed, and write the tables after each."""
     params = context.params
+    if params.study.device == "cuda" and params.study.ray:
+        raise GatehouseError("Ray runs the study's cells on processors; set study.ray or study.device otherwise.")
+    use_device(params.study.device)  # asked here, so that a missing device is one sentence and not one a cell
     ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
     tables = [options.only] if options.only else list(TABLES)
     failed: list[Done] = []
@@ -64,7 +68,7 @@ def _seed(
     def run(cells: Sequence[Any], what: str) -> None:
         outcomes = run_cells(
             cells,
-            work,
+            work_of(ground),
             folder=STORE / "cells",
             workers=options.workers,
             version=VERSION,
@@ -104,13 +108,17 @@ def write_tables(ground: Ground, tables: Sequence[str], options: argparse.Namesp
     for table in tables:
         cells = [cell for row in rows_of(table, ground, alphas) for cell in row.cells]
         everything = list(dict.fromkeys([*cells, *(_teacher_of(c) for c in cells)]))
-        found = kept(everything, work, folder=STORE / "cells", version=VERSION)
+        found = kept(everything, work_of(ground), folder=STORE / "cells", version=VERSION)
         results = {d.cell: (d.result or {}) | {"cpu_seconds": d.cpu_seconds} for d in found}
         command = f"python -m flows.study --profile {options.profile} --data FOLDER --only {table}"
         rows = table_rows(table, ground, results, alphas, command)
         write_json(folder / f"{table}.json", {"table": table, "title": TITLES[table], "rows": rows})
     if folder == REPORTS and PAGE.exists():
         write_page(REPORTS)
+
+
+def work_of(ground: Ground) -> Work:
+    return work_on_cuda if ground.study.device == "cuda" else work
 
 
 def reports_of(profile: str) -> Path:
@@ -120,7 +128,7 @@ def reports_of(profile: str) -> Path:
 def blend_weights(ground: Ground) -> dict[str, float]:
     """STRIP's blend weight by architecture, where it is measured."""
     cells = {ground.alpha(a): a for a in ARCHITECTURES}
-    found = kept(list(cells), work, folder=STORE / "cells", version=VERSION)
+    found = kept(list(cells), work_of(ground), folder=STORE / "cells", version=VERSION)
     return {cells[d.cell]: d.result["alpha"] for d in found if d.result}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import load, save
 
 from flows.cells import cell_key
@@ -31,6 +32,7 @@ from tasks.data.dataset import Dataset, load_dataset
 from tasks.files import writing
 from tasks.models.architectures import Classifier, ModelSpec
 from tasks.models.checkpoints import load_model, save_model
+from tasks.models.device import current_device, use_device
 
 STORE = Path(".gatehouse/study")  # below the folder that the flow was started in
 VERSION = "1"  # raise it when a change of the code changes figures
@@ -46,15 +48,23 @@ def work(cell: Any) -> dict[str, Any]:
     raise TypeError(f"no work for a {type(cell).__name__}")
 
 
+def work_on_cuda(cell: Any) -> dict[str, Any]:
+    """The same with feature blocks on the CUDA device: another name, because its figures are kept apart."""
+    use_device("cuda")
+    return work(cell)
+
+
 def hardware() -> str:
-    return f"{os.cpu_count()} cores {platform.machine()}, no GPU used, 1 thread a cell"
+    gpu = torch.cuda.get_device_name() if current_device().type == "cuda" else "no GPU used"
+    return f"{os.cpu_count()} cores {platform.machine()}, {gpu}, 1 thread a cell"
 
 
 def teacher_of(cell: TeacherCell) -> Taught:
     """The teacher from the store; trained and stored first where it is missing."""
     if cell.attack == CLEAN:
         cell = cell.clean()  # what it is measured with later does not make it another teacher
-    folder = STORE / "teachers" / cell_key(cell, work, VERSION)
+    made_by = work_on_cuda if current_device().type == "cuda" else work
+    folder = STORE / "teachers" / cell_key(cell, made_by, VERSION)
     if not folder.exists():
         taught = _train(cell)
         with writing(folder) as temporary:

@@ -14,7 +14,7 @@ from tasks.errors import GatehouseError
 PARAMS_FILE = Path("params.yaml")
 Level = Literal["low", "moderate", "high"]
 FreezePolicy = Literal["all", "last", "none"] | int
-Mitigation = Literal["anp", "fine_pruning", "ft_sam", "i_bau", "unlearning"]
+Mitigation = Literal["anp", "fine_pruning", "ft_sam", "i_bau", "patch_adversarial", "unlearning"]
 Fraction = float
 
 
@@ -240,6 +240,7 @@ class Study(Section):
     strip_alphas: tuple[float, ...]  # blend weights to choose from
     strip_false_refusals: float = Field(gt=0, lt=0.5)
     recovery_epochs: int = Field(ge=1)
+    device: Literal["cpu", "cuda"]
     ray: bool  # cells on a Ray cluster; needs the extra `ray`
     simple_cnn: StudyNetwork
     resnet18: StudyNetwork

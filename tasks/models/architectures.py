@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from tasks.errors import GatehouseError
+from tasks.models.device import current_device
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_SD = (0.229, 0.224, 0.225)
@@ -76,7 +77,17 @@ class Classifier(nn.Module):
         return tuple(self.blocks)
 
     def run_blocks(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Apply blocks[first:last]; from block 0 the input is an image, from a later one its activations."""
+        """Apply blocks[first:last]; from block 0 the input is an image, from a later one its activations.
+
+        The result lies where the input lay, wherever the blocks compute (see `tasks.models.device`).
+        """
+        home, device = x.device, self.normalise.mean.device
+        if device != home:
+            with torch.autocast(device.type, torch.bfloat16, enabled=torch.is_autocast_enabled(home.type)):
+                return self._run(x.to(device), first, last).to(home)
+        return self._run(x, first, last)
+
+    def _run(self, x: Tensor, first: int, last: int | None) -> Tensor:
         if first == 0:
             x = self.normalise(x)
         for block in list(self.blocks.values())[first:last]:
@@ -175,6 +186,8 @@ def build(spec: ModelSpec, *, seed: int) -> Classifier:
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ARCHITECTURES[spec.architecture](spec)
+    for part in (model.normalise, model.blocks):
+        part.to(current_device())
     return model.eval()
 
 

@@ -96,7 +96,7 @@ def mean_activation(model: Classifier, norm: nn.Module, images: np.ndarray, limi
         features(model, some)
     finally:
         handle.remove()
-    return (torch.stack(sums).sum(0) / len(some)).numpy()
+    return (torch.stack(sums).sum(0) / len(some)).cpu().numpy()
 
 
 @torch.no_grad()
