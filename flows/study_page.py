@@ -94,12 +94,12 @@ def _teachers(tables: Tables) -> str:
     """A line a kind of teacher; the students' rows carry their teachers' figures."""
     header = ("network", "attack", "side of 224 (pixels here)", "teacher's own success", "teacher's accuracy", "seeds")
     seen: dict[tuple[Any, ...], tuple[str, ...]] = {}
-    for r in [*tables.get("table3", []), *tables.get("table5", [])]:
+    for r in [*tables.get("table4", []), *tables.get("table3", []), *tables.get("table5", [])]:
         own = r["teacher"]
         seen[r["architecture"], r["attack"], r["side"]] = (
             NETWORKS[r["architecture"]], r["attack"], _side(r),
             number(own["attack_success_rate"]["mean"], own["attack_success_rate"]["sd"]),
-            number(own["accuracy"]["mean"], own["accuracy"]["sd"]), str(r["seeds"]),
+            number(own["accuracy"]["mean"], own["accuracy"]["sd"]), str(own["seeds"]),
         )  # fmt: skip
     return grid(header, seen.values()) if seen else "Not measured yet."
 
@@ -214,6 +214,7 @@ BLOCKS: dict[str, Callable[[Tables], str]] = {
     "table8": _strip("table8"),
     "table9": _strip("table9"),
     "recovery": _recovery,
+    "more_images": _transfer("more_images", "trainable"),
     "order": _order,
     "apart": _apart,
 }

@@ -46,12 +46,13 @@ class Ground:
             clean_epochs=own.teacher_epochs if attack in ("imc", "latent") else 0,
         )
 
-    def student(self, teacher: TeacherCell, trainable: FreezePolicy) -> StudentCell:
+    def student(self, teacher: TeacherCell, trainable: FreezePolicy, images: int | None = None) -> StudentCell:
+        """A student on the profile's number of images, or on `images` of them (0: all)."""
         own = self.network(teacher.architecture)
         return StudentCell(
             teacher=teacher,
             trainable=trainable,
-            images=own.student_images,
+            images=own.student_images if images is None else images,
             val_images=own.val_images,
             test_images=own.test_images,
             epochs=own.student_epochs,

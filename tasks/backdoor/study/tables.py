@@ -25,6 +25,7 @@ TITLES = {
     "table8": "STRIP, ResNet-18",
     "table9": "STRIP, simple CNN",
     "recovery": "Neural Cleanse on the teachers",
+    "more_images": "BadNets students of the simple CNN on all student images",
 }
 TABLES = tuple(TITLES)
 TRANSFER = ("attack_success_rate", "accuracy", "balanced_accuracy", "clean_rate", "trigger_control")
@@ -113,6 +114,7 @@ def _teacher_figures(teachers: Sequence[TeacherCell], results: Results, side: in
     return {
         "attack_success_rate": spread(own),
         "accuracy": spread([f["accuracy"] for f in found]),
+        "seeds": len(found),
         "measured_on": "validation images, before the head was replaced"
         if teachers[0].attack == "latent"
         else "test images",
@@ -192,6 +194,16 @@ def _recoveries(table: str, ground: Ground, alphas: Mapping[str, float]) -> Iter
                 yield Row({"attack": attack, "architecture": architecture}, cells, side, None, RECOVERED, _recovered)
 
 
+def _more_images(table: str, ground: Ground, alphas: Mapping[str, float]) -> Iterator[Row]:  # noqa: ARG001  as the others
+    """One seed of Table 3's BadNets students on every image: does a longer training remove more?"""
+    sides = ground.study.sides
+    for trainable, side in [*(("last", s) for s in sides), ("all", max(sides))]:
+        cell = ground.student(ground.teacher("simple_cnn", "badnets", side, 0), trainable, images=0)  # type: ignore[arg-type]
+        names = {"attack": "badnets", "architecture": "simple_cnn", "trainable": trainable}
+        published = STUDENTS["simple_cnn", "badnets", trainable].get(side)
+        yield Row(names, (cell,), side, published, TRANSFER, _transfer)
+
+
 _ROWS: dict[str, Callable[[str, Ground, Mapping[str, float]], Iterator[Row]]] = {
     "table3": _students,
     "table4": _students,
@@ -201,4 +213,5 @@ _ROWS: dict[str, Callable[[str, Ground, Mapping[str, float]], Iterator[Row]]] = 
     "table8": _stripped,
     "table9": _stripped,
     "recovery": _recoveries,
+    "more_images": _more_images,
 }
