@@ -116,7 +116,8 @@ def _training(params: Params) -> Training:
 
 
 def _words(name: str) -> str:
-    return {"anp": "ANP", "fine_pruning": "Fine-Pruning", "ft_sam": "FT-SAM", "i_bau": "I-BAU"}.get(name, name)
+    words = {"anp": "ANP", "fine_pruning": "Fine-Pruning", "ft_sam": "FT-SAM", "i_bau": "I-BAU"}
+    return words.get(name, name.replace("_", "-"))
 
 
 def reactivations(

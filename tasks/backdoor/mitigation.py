@@ -10,6 +10,7 @@ from tasks.backdoor.defences.common import Labelled, Mitigated
 from tasks.backdoor.defences.fine_pruning import fine_prune
 from tasks.backdoor.defences.ft_sam import ft_sam
 from tasks.backdoor.defences.ibau import i_bau
+from tasks.backdoor.defences.patch_training import train_against_patches
 from tasks.backdoor.defences.unlearning import unlearn
 from tasks.backdoor.triggers import Trigger
 from tasks.models.architectures import Classifier
@@ -56,6 +57,12 @@ def _i_bau(given: Given) -> Mitigated:
     return i_bau(given.model, given.train, given.val, given.training, seed=given.seed, progress=given.progress)
 
 
+def _patch_adversarial(given: Given) -> Mitigated:
+    return train_against_patches(
+        given.model, given.train, given.val, given.training, seed=given.seed, progress=given.told
+    )  # fmt: skip
+
+
 def _unlearning(given: Given) -> Mitigated:
     return unlearn(
         given.model, given.train, given.val, given.training,
@@ -68,6 +75,7 @@ MITIGATIONS: dict[str, Callable[[Given], Mitigated]] = {
     "fine_pruning": _fine_pruning,
     "ft_sam": _ft_sam,
     "i_bau": _i_bau,
+    "patch_adversarial": _patch_adversarial,
     "unlearning": _unlearning,
 }
 

@@ -27,11 +27,11 @@ NEXT_STEPS: dict[str, str] = {
     "in `teacher.waive` only with a reason that you would sign.",
     "backdoor": "As in Figure 37: replace the teacher; retrain more layers; mitigate; else train from scratch.",
     "backdoor.trigger_control": "In the order of Figure 37: replace the teacher; retrain more layers (`student.freeze: "
-    "all`) with patch-randomised training on (`student.patch_probability` above 0); mitigate (`backdoor.mitigation`, "
-    "a list tried in order: anp, fine_pruning, ft_sam, i_bau, unlearning); if none helps, train from scratch on "
-    "trusted data.",
-    "backdoor.patch_control": "Retrain more layers (`student.freeze: all`) with patch-randomised training on "
-    "(`student.patch_probability` above 0) and for more epochs; take a border shortcut in the data away "
+    "all`) against patches (`student.patch_probability` and `student.patch_adversarial` above 0); mitigate "
+    "(`backdoor.mitigation`, a list tried in order: patch_adversarial, unlearning, fine_pruning, ft_sam, i_bau, anp); "
+    "if none helps, train from scratch on trusted data.",
+    "backdoor.patch_control": "Retrain more layers (`student.freeze: all`) against adversarial patches "
+    "(`student.patch_adversarial: 1.0`) and for more epochs; take a border shortcut in the data away "
     "(`data.remedy`); filter inputs at run time as an extra step only (4.3.3).",
     "backdoor.accuracy_minimum": "Retrain with more trainable layers, more epochs or more data; if mitigation cost the "
     "accuracy, replace the teacher instead of mitigating (4.3.3: blind mitigation costs accuracy).",

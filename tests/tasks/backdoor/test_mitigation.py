@@ -55,7 +55,7 @@ def test_control_falls_and_accuracy_stays(world, mitigated: dict[str, Mitigated]
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["anp", "ft_sam", "i_bau", "unlearning"])
+@pytest.mark.parametrize("name", ["anp", "ft_sam", "i_bau", "patch_adversarial", "unlearning"])
 def test_the_same_seed_gives_the_same_model(world, name: str) -> None:
     few = (world.train[0][:64], world.train[1][:64])
     training = world.recipe(1, 0.5)
@@ -65,6 +65,9 @@ def test_the_same_seed_gives_the_same_model(world, name: str) -> None:
             Given(world.backdoored, few, world.val, training, SECTION, (), seed)
         ),
         "i_bau": lambda seed: i_bau(world.backdoored, few, world.val, training, rounds=1, guard=1.0, seed=seed),
+        "patch_adversarial": lambda seed: MITIGATIONS["patch_adversarial"](
+            Given(world.backdoored, few, world.val, training, SECTION, (), seed)
+        ),
         "unlearning": lambda seed: unlearn(
             world.backdoored, few, world.val, training, triggers=[NEAR], seed=seed
         ),
