@@ -1,6 +1,6 @@
 # Gatehouse. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all lint ui serve monitor schedule study clean
+.PHONY: help install run test test-all lint ui serve monitor schedule study zoo clean
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
 BIN := .venv/bin
@@ -45,6 +45,9 @@ monitor: $(INSTALLED)  ## look at what the served model was asked: reports/monit
 
 schedule: $(INSTALLED)  ## serve lifecycle and monitoring on their schedules, until Ctrl-C
 	@$(BIN)/python -m flows.schedule
+
+zoo: $(INSTALLED)  ## backdoored and clean teachers through the pipeline (hours): make zoo DATA=FOLDER; see docs/protection.md
+	@$(BIN)/python -m flows.zoo --data '$(DATA)' --workers $(WORKERS)
 
 study: $(INSTALLED)  ## the study's Tables 3 to 9 measured again (hours): make study DATA=FOLDER; see docs/study.md
 	@$(BIN)/python -m flows.study --profile '$(if $(filter default,$(PROFILE)),study_cpu,$(PROFILE))' --data '$(DATA)' --workers $(WORKERS)

@@ -18,6 +18,7 @@ from flows.profile import profile_params
 from flows.stage import Context, as_flow
 from flows.study import COMMITTED, REPORTS, prepare_data
 from flows.zoo_cells import STORE, VERSION, Protected, Taught, work
+from flows.zoo_page import PAGE, write_page
 from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher, zoo
 from tasks.errors import GatehouseError
 from tasks.files import write_json
@@ -49,6 +50,8 @@ def run_zoo(context: Context, options: argparse.Namespace) -> None:
             if cell.teacher in done and cell.teacher in taught:
                 rows.append(_row(cell.teacher, taught[cell.teacher], done[cell.teacher]))
         write_json(MITIGATION, _table(rows, dict(thresholds), options))
+        if PAGE.exists():
+            write_page(MITIGATION)
     for sentence in failed:
         context.say(f"[red]{sentence}[/red]")
     if failed:

@@ -1,0 +1,68 @@
+"""docs/protection.md: filled from rows, and every limit that a row breaks is named."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.zoo_page import BLOCKS, PAGE, misses, write_page
+
+
+def row() -> dict[str, Any]:
+    control = {"value": 0.01, "low": 0.0, "high": 0.03}
+    accuracy = {"value": 0.92, "low": 0.9, "high": 0.94}
+    return {
+        "architecture": "simple_cnn", "attack": "badnets", "side": 20, "poison_rate": 0.1, "seed": 7,
+        "teacher": {"control": {"value": 0.99}},
+        "before": {
+            "frozen": {"control": {"value": 0.8}},
+            "all": {"accuracy": accuracy, "control": control, "patch_control": {"value": 0.88}},
+        },
+        "after": {"accuracy": accuracy, "control": control, "patch_control": {"value": 0.05, "high": 0.07}},
+        "reactivated": {"control": control, "patch_control": {"value": 0.1}},
+        "mitigation": "as trained", "verdict": "promoted",
+    }  # fmt: skip
+
+
+def test_a_row_that_holds_everything_misses_nothing() -> None:
+    assert misses(row()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("after", "control", "value"), 0.06, "trigger control .06"),
+        (("after", "control", "high"), 0.11, "its upper end .11"),
+        (("after", "patch_control", "value"), 0.21, "patch control .21"),
+        (("reactivated", "control", "value"), 0.3, "trigger control after re-activation .30"),
+        (("reactivated", "patch_control", "value"), 0.5, "patch control after re-activation .50"),
+        (("after", "accuracy", "value"), 0.89, "accuracy .89"),
+    ],
+)
+def test_every_limit_that_is_broken_is_named(path: tuple[str, ...], value: float, said: str) -> None:
+    broken: dict[str, Any] = copy.deepcopy(row())
+    inner = broken
+    for key in path[:-1]:
+        inner[key] = dict(inner[key])
+        inner = inner[key]
+    inner[path[-1]] = value
+    assert any(found.startswith(said) for found in misses(broken))
+
+
+def test_the_page_is_filled_and_its_words_stay(tmp_path: Path, project: Path) -> None:
+    page, table = tmp_path / "protection.md", tmp_path / "mitigation.json"
+    page.write_text((project / PAGE).read_text())
+    clean = row() | {"attack": "clean", "side": 0}
+    table.write_text(json.dumps({"rows": [row(), clean]}))
+    write_page(table, page)
+    text = page.read_text()
+    assert "2 of the 48 teachers are measured: 1 backdoored, 1 clean." in text
+    assert "Students of the backdoored: 1 promoted, 0 refused; 1 of the promoted hold every limit below" in text
+    assert "Not measured yet." not in text
+    assert "## How it is done" in text
+    for name in BLOCKS:
+        assert f"<!-- {name} -->" in text
