@@ -112,6 +112,7 @@ def _filter(
         parts(context, data)[1],
         blends=section.strip_blends,
         false_refusals=section.strip_false_refusals,
+        patch_fraction=section.patch_fraction,
         seed=context.params.run.seed,
     )
 
@@ -176,6 +177,7 @@ def _report(
         "natural_patch_control": clean,
         "drill": result.model_dump(mode="json")["drill"],
         "strip": strip.figures,
+        "input_filters": strip.comparison,
         "reactivation": reactivation,
         "teacher_scan": drill["teacher_scan"],
     }

@@ -1,4 +1,5 @@
-"""STRIP as the gate reports it: calibrated on the drill's canaries, set on clean images, measured on others."""
+"""The run-time filters as the gate reports them: calibrated on the drill's canaries, set on clean images, measured on
+others. STRIP in detail, with its entropies, and every filter beside it with the one to use (`input_filters`)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tasks.backdoor.defences.strip import ALPHAS, auroc, calibrate_alpha, entropies, refused, set_threshold
+from tasks.backdoor.input_filters import Settings, compare_filters
 from tasks.backdoor.net import spread
 from tasks.backdoor.search import Labelled
 from tasks.backdoor.triggers import Trigger
@@ -29,9 +31,11 @@ UNCALIBRATED = 0.5  # the published blend weight, where no canary survived to ca
 
 @dataclass(frozen=True)
 class FilterReport:
-    """Figures for the report, and the entropies behind the histograms: by model, then by kind of input."""
+    """STRIP's figures for the report, the entropies behind its histograms (by model, then by kind of input), and all
+    filters side by side with the chosen one."""
 
     figures: dict[str, Any]
+    comparison: dict[str, Any]
     entropies: dict[str, dict[str, np.ndarray]]
     alpha: float
     threshold: float
@@ -46,6 +50,7 @@ def measure_filter(
     *,
     blends: int,
     false_refusals: float,
+    patch_fraction: float,
     seed: int,
 ) -> FilterReport:
     """Calibrate on `val`, measure on `test`.
@@ -54,6 +59,7 @@ def measure_filter(
         canaries: students in which a planted trigger still works, with that trigger.
         triggers: the drill's triggers, tried on the candidate by name.
         false_refusals: share of clean validation images that the candidate's filter may refuse.
+        patch_fraction: side of the largest patch that the policy reckons with, as a fraction of the image's.
     """
     few = val[0][spread(len(val[0]), CALIBRATION_IMAGES)]
     drills = [(model, few, trigger.apply_uint8(few)) for model, trigger in canaries.values()]
@@ -92,7 +98,17 @@ def measure_filter(
         own[f"with the trigger of {name}"] = triggered
         area = _area(own["clean"], triggered, seed)
         report["candidate"][name] = area | {"refused": refused(triggered, threshold)}
-    return FilterReport(report, seen, alpha, threshold)
+    comparison = compare_filters(
+        candidate,
+        canaries,
+        triggers,
+        val[0],
+        clean,
+        to_trigger,
+        settings=Settings(alpha, blends, patch_fraction, seed),
+        false_refusals=false_refusals,
+    )
+    return FilterReport(report, comparison, seen, alpha, threshold)
 
 
 def _area(clean: np.ndarray, triggered: np.ndarray, seed: int) -> dict[str, Any]:

@@ -71,11 +71,13 @@ def test_threshold_refuses_at_most_the_wanted_share_of_what_it_was_set_on() -> N
 
 
 def test_report_holds_canaries_and_candidate_and_is_the_same_for_the_same_seed(world) -> None:
-    val, test = (world.val[0][:40], world.val[1][:40]), (world.test[0][:24], world.test[1][:24])
+    val, test = (world.val[0][:24], world.val[1][:24]), (world.test[0][:12], world.test[1][:12])
     triggers = {"canary0": world.trigger}
 
     def report(canaries):
-        return measure_filter(world.protected, canaries, triggers, val, test, blends=4, false_refusals=0.1, seed=3)
+        return measure_filter(
+            world.protected, canaries, triggers, val, test, blends=4, false_refusals=0.1, patch_fraction=0.1, seed=3
+        )
 
     one = report({"canary0 (undefended)": (world.backdoored, world.trigger)})
     assert one.figures["calibrated"]

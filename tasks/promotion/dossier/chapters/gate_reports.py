@@ -102,7 +102,13 @@ def backdoor(report: Report) -> list[Block]:
     if sources:
         caption = "Trigger control by source: the canaries' triggers, and simple patterns (95 % interval)"
         blocks.append(table(caption, ["Source", "Control"], sources, numeric=(1,)))
-    return [*blocks, *_reactivation(report), *_patches(report, final), *_strip(pick(report, "strip") or {})]
+    return [
+        *blocks,
+        *_reactivation(report),
+        *_patches(report, final),
+        *_strip(pick(report, "strip") or {}),
+        *_filters(report),
+    ]
 
 
 def _reactivation(report: Report) -> list[Block]:
@@ -169,6 +175,36 @@ def _strip(strip: Report) -> list[Block]:
         if rows
         else blocks
     )
+
+
+FILTERS = {
+    "deviation": "Features far from those of clean images",
+    "scaling": "Answers that outlast amplification",
+    "strip": "STRIP",
+    "occlusion": "One small place decides the answer",
+}
+
+
+def _filters(report: Report) -> list[Block]:
+    """All run-time filters side by side, and the one to use."""
+    filters = pick(report, "input_filters", "filters") or {}
+    if not filters:
+        return []
+    rows = []
+    for name, row in filters.items():
+        canaries = [number(pick(f, "auroc", "value")) for f in (pick(row, "canaries") or {}).values()]
+        own = [number(pick(f, "auroc", "value")) for f in (pick(row, "candidate") or {}).values()]
+        refusals = measured(pick(row, "false_refusals"))
+        rows.append([FILTERS.get(name, name), ", ".join(canaries) or "–", ", ".join(own) or "–", refusals])
+    chosen = str(pick(report, "input_filters", "chosen"))
+    why = (
+        "of the best AUROC on the canaries, or the cheapest within .01 of it"
+        if pick(report, "input_filters", "calibrated")
+        else "the cheapest: no canary survived training to compare them on"
+    )
+    head = ["Filter of inputs", "AUROC, canaries", "AUROC, candidate", "Clean test images refused"]
+    words = f"To use at run time: {FILTERS.get(chosen, chosen).lower() if chosen != 'strip' else 'STRIP'}, {why}."
+    return [table("Run-time filters side by side", head, rows, numeric=(3,)), text(words)]
 
 
 def _proof(proof: Report) -> str:
