@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from rich.console import Console
 from flows.cells import run_cells
 from flows.stage import _limit_threads
 from tasks.backdoor.calibration import Calibration, calibrate
-from tasks.backdoor.defences.shadow import Answers, answers
+from tasks.backdoor.defences.shadow import Answers, Probe, answers
 from tasks.backdoor.defences.steering import Steered, control_of
 from tasks.backdoor.pictures import shown
 from tasks.backdoor.references import Order, plan, split, train_reference
-from tasks.backdoor.vetting import PATCH_FRACTION, Inspection, Panel, inspect, make_panel, most_telling
+from tasks.backdoor.vetting import COMBINED, PATCH_FRACTION, Inspection, Panel, inspect, make_panel, most_telling
 from tasks.data.clean_set import CleanSet, read_clean_set
 from tasks.errors import GatehouseError
 from tasks.files import read_json, sha256_bytes, write_json, writing
@@ -32,7 +33,7 @@ from tasks.teachers.card import Offer, load_card
 from tasks.teachers.opening import open_teacher
 
 CACHE = Path(".gatehouse/vetting")
-VERSION = "1"  # of references and scores; raise it when their code changes what they give
+VERSION = "2"  # of references and scores; raise it when their code changes what they give
 CLEAN, CANARIES = 19, 8  # 19 is the fewest that allow a threshold at 5 % false alarms
 Labelled = tuple[np.ndarray, np.ndarray]
 
@@ -81,7 +82,8 @@ def score_cell(cell: Scored) -> dict[str, Any]:
     folder = Path(cell.folder)
     beside = tuple(name for name in cell.clean if name != cell.member)
     model, _ = load_model(folder / cell.member)
-    return inspect(model, _panel(folder, beside, cell.seed)).scores
+    panel = _panel(folder, beside, cell.seed)
+    return inspect(model, panel, _answers(folder / cell.member, panel.probes())).scores
 
 
 def vet(
@@ -104,7 +106,7 @@ def vet(
     took = tuple(o.name for o in orders if o.attack is not None and references[o.name]["took"])
     cells = [Scored(str(folder), name, names, seed) for name in (*names, *took)]
     scores = _run(console, cells, score_cell, folder / "scored", workers)
-    calibration = calibrate(scores[: len(names)], scores[len(names) :])
+    calibration = calibrate(scores[: len(names)], scores[len(names) :], combined=COMBINED)
 
     panel = _panel(folder, names, seed)
     found = inspect(model, panel)
@@ -148,16 +150,16 @@ def _panel(folder: Path, names: tuple[str, ...], seed: int) -> Panel:
     _, images, split_seed = _task(folder)
     held_out = split(images, seed=split_seed)[1]
     probes = _empty(held_out, seed).probes()
-    known = []
-    for name in names:
-        with np.load(folder / name / "answers.npz", allow_pickle=False) as arrays:
-            known.append(
-                Answers(
-                    tuple(p.family for p in probes), tuple(p.name for p in probes), arrays["shifts"], arrays["travel"]
-                )
-            )
+    known = [_answers(folder / name, probes) for name in names]
     models = tuple(load_model(folder / name)[0] for name in names)
     return Panel(held_out, models, tuple(known), PATCH_FRACTION, seed)
+
+
+def _answers(folder: Path, probes: Sequence[Probe]) -> Answers:
+    with np.load(folder / "answers.npz", allow_pickle=False) as arrays:
+        return Answers(
+            tuple(p.family for p in probes), tuple(p.name for p in probes), arrays["shifts"], arrays["travel"]
+        )
 
 
 def _run(console: Console, cells: list[Any], work: Any, folder: Path, workers: int) -> list[dict[str, Any]]:
@@ -191,7 +193,7 @@ def _report(
         "power": calibration.power.as_json(),
         "false_alarms": calibration.alarms.as_json() | {"allowed": calibration.false_alarms},
         "detectors": {
-            name: {"raw": round(value, 6), "deviation": round(deviations[name], 6)}
+            name: {"raw": round(value, 6), "deviation": round(deviations[name], 6), "decides": name in COMBINED}
             for name, value in found.scores.items()
         },
         "most_telling": _named(most_telling(found, panel), spec),

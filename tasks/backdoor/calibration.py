@@ -63,14 +63,16 @@ class Calibration:
     canaries: tuple[float, ...]
     threshold: float
     false_alarms: float
+    combined: tuple[str, ...]
 
     def deviations(self, scores: Scores) -> dict[str, float]:
         """Each raw score in standard deviations above the clean references' mean."""
         return {k: float(np.clip((scores[k] - c) / self.spread[k], -LIMIT, LIMIT)) for k, c in self.centre.items()}
 
     def statistic(self, scores: Scores) -> float:
-        """The smooth maximum of the deviations, log mean exp: one loud detector suffices, several add up."""
-        return _smooth_maximum(list(self.deviations(scores).values()))
+        """The smooth maximum, log mean exp, of the deviations of `combined`: one loud detector suffices, several add up."""
+        found = self.deviations(scores)
+        return _smooth_maximum([found[name] for name in self.combined])
 
     def score(self, scores: Scores) -> float:
         """In [0, 1]: .05 at the middle of the clean references, .5 at the threshold, by a logistic curve between them.
@@ -101,13 +103,18 @@ class Calibration:
 
 
 def calibrate(
-    clean: Sequence[Scores], canaries: Sequence[Scores], *, false_alarms: float = FALSE_ALARMS
+    clean: Sequence[Scores],
+    canaries: Sequence[Scores],
+    *,
+    combined: Sequence[str] = (),
+    false_alarms: float = FALSE_ALARMS,
 ) -> Calibration:
     """Learn the scale of raw scores from clean references, and the power from canaries.
 
     Args:
         clean: raw scores of clean references; each must have been scored beside the others, not beside itself.
         canaries: raw scores of models with a known backdoor that took.
+        combined: the detectors whose deviations make the statistic; all of them where none is named.
         false_alarms: the largest share of clean models that may be accused. A threshold for it needs at least
             1 / false_alarms − 1 clean references (19 for .05); with fewer nobody is accused.
     """
@@ -117,18 +124,26 @@ def calibrate(
     table = np.array([[scores[n] for n in names] for scores in clean])
     if not np.isfinite(table).all():
         raise GatehouseError("A detector gave a clean reference model a score that is not finite; train it again.")
+    counted = tuple(combined) or names
+    columns = [names.index(name) for name in counted]
     alone = []
     for i in range(len(table)):
         centre, spread = _scale(np.delete(table, i, 0))
-        alone.append(_smooth_maximum(np.clip((table[i] - centre) / spread, -LIMIT, LIMIT)))
+        alone.append(_smooth_maximum(np.clip((table[i] - centre) / spread, -LIMIT, LIMIT)[columns]))
     centre, spread = _scale(table)
-    caught = [
-        _smooth_maximum(np.clip((np.array([s[n] for n in names]) - centre) / spread, -LIMIT, LIMIT)) for s in canaries
-    ]
+    caught = []
+    for own in canaries:
+        deviations = np.clip((np.array([own[n] for n in names]) - centre) / spread, -LIMIT, LIMIT)
+        caught.append(_smooth_maximum(deviations[columns]))
     return Calibration(
-        dict(zip(names, centre.tolist(), strict=True)), dict(zip(names, spread.tolist(), strict=True)), tuple(alone),
-        tuple(caught), threshold_of(np.array(alone), false_alarms), false_alarms,
-    )  # fmt: skip
+        centre=dict(zip(names, centre.tolist(), strict=True)),
+        spread=dict(zip(names, spread.tolist(), strict=True)),
+        clean=tuple(alone),
+        canaries=tuple(caught),
+        threshold=threshold_of(np.array(alone), false_alarms),
+        false_alarms=false_alarms,
+        combined=counted,
+    )
 
 
 def threshold_of(clean: np.ndarray, false_alarms: float) -> float:

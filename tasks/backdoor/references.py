@@ -23,16 +23,17 @@ from tasks.models.training import fit
 
 Labelled = tuple[np.ndarray, np.ndarray]
 HELD_OUT = 0.2  # share of the images that references are not trained on and every score is measured on
-EPOCHS, BATCH = 9, 32
-PLAN = (  # attack, side as a fraction of the image's, pattern, opacity, poison rate
-    ("badnets", 0.045, "binary_noise", 1.0, 0.06),
-    ("badnets", 0.09, "white", 1.0, 0.04),
-    ("blended", 1.0, "noise", 0.15, 0.1),
-    ("badnets", 0.045, "checker", 1.0, 0.06),
-    ("imc", 0.09, "noise", 1.0, 0.05),
-    ("badnets", 0.09, "noise", 1.0, 0.04),
-    ("blended", 0.09, "binary_noise", 0.5, 0.08),
-    ("badnets", 0.0625, "black", 1.0, 0.06),
+EPOCHS, BATCH = 8, 32
+LONGER = 3  # epochs that a canary trains beyond a clean reference: its backdoor has to take too
+PLAN = (  # attack, side as a fraction of the image's, pattern, opacity, poison rate: enough to take on few images
+    ("badnets", 0.045, "binary_noise", 1.0, 0.1),
+    ("badnets", 0.09, "white", 1.0, 0.15),
+    ("blended", 1.0, "noise", 0.15, 0.15),
+    ("badnets", 0.045, "checker", 1.0, 0.12),
+    ("imc", 0.09, "noise", 1.0, 0.12),
+    ("badnets", 0.09, "noise", 1.0, 0.15),
+    ("blended", 0.09, "binary_noise", 0.6, 0.2),
+    ("badnets", 0.0625, "coarse_checker", 1.0, 0.15),
 )
 
 
@@ -84,7 +85,7 @@ def plan(classes: Sequence[str], *, clean: int, canaries: int, epochs: int = EPO
             side_fraction=side, place=str(places[i % len(places)]), pattern=pattern, poison_rate=rate,
             target=classes[targets[i % len(classes)]], seed=own, alpha=alpha,
         )  # fmt: skip
-        orders.append(Order(f"canary{i}", own, epochs, attack))
+        orders.append(Order(f"canary{i}", own, epochs + LONGER, attack))
     return orders
 
 

@@ -20,6 +20,9 @@ from tasks.models.inference import logits, require_finite
 
 Labelled = tuple[np.ndarray, np.ndarray]
 PATCH_FRACTION = 0.09  # the study's 20 of 224 pixels: the side of the largest patch searched
+# What decides. On teachers of the real X-rays each of these alone tells clean from backdoored ones (AUC .94 to .99);
+# whole-image patterns and warps do not (.55 to .85), since honest models differ in them as much, and are shown only.
+COMBINED = ("patch_peak", "patch_spread", "feature_peak", "steering_patch")
 BESIDE = 5  # references that a steering pattern is measured on
 
 
@@ -62,10 +65,14 @@ def make_panel(
     return replace(empty, answers=tuple(answers(m, images, probes) for m in models))
 
 
-def inspect(model: Classifier, panel: Panel) -> Inspection:
-    """Every detector on one model, beside the panel; the model may not be a member of it."""
+def inspect(model: Classifier, panel: Panel, own: Answers | None = None) -> Inspection:
+    """Every detector on one model, beside the panel; the model may not be a member of it.
+
+    Args:
+        own: the model's answers to the panel's probes, where they are known already.
+    """
     require_finite(logits(model, panel.images[0]), source="The model")
-    own = answers(model, panel.images, panel.probes())
+    own = own or answers(model, panel.images, panel.probes())
     patches, overlays = steer(
         model, panel.models[:BESIDE], panel.images, patch_fraction=panel.patch_fraction, seed=panel.seed
     )
@@ -107,7 +114,7 @@ def combine(
 
     For cross-fitting: `clean` and `canaries` must not hold the model judged.
     """
-    calibration = calibrate(clean, canaries)
+    calibration = calibrate(clean, canaries, combined=COMBINED)
     return calibration.score(scores), calibration.verdict(scores), calibration
 
 

@@ -29,8 +29,8 @@ RATE = 0.1
 WORKS = 0.9  # success from which a mask counts, and around which the cost of its size moves
 RAISE, LOWER = 1.5, 1.5**1.5
 FIRST_COST = 1e-3
-CHECKED = 8  # steps between two looks at the success
-PER_STEP, JUDGED = 16, 96  # images of each class in a step, and for the success
+CHECKED = 12  # steps between two looks at the success
+PER_STEP, JUDGED = 12, 64  # images of each class in a step, and for the success
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Mask:
 
 
 def invert_masks(
-    model: Classifier, images: Labelled, *, kind: Kind = "patch", steps: int = 120, seed: int
+    model: Classifier, images: Labelled, *, kind: Kind = "patch", steps: int = 72, seed: int
 ) -> list[Mask]:
     """One mask for every class beside which `images` hold another, in the order of the classes.
 

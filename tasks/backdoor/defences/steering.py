@@ -115,7 +115,7 @@ def _climb(
     for k in range(steps):
         alone = k < steps // 3
         if k == steps // 3:
-            alive = sorted(sorted(alive, key=lambda i: (-float(gains[i]), i))[: max(1, round(keep * len(spots)))])
+            alive = _best_of_each_class(spots, gains, keep)
         rate = RATE * 0.5 * (1 + np.cos(np.pi * k / steps))
         for i in range(0, len(alive), max(1, BATCH // PER_STEP)):
             group = alive[i : i + max(1, BATCH // PER_STEP)]
@@ -126,6 +126,14 @@ def _climb(
             patterns[group] = (patterns[group] + rate * gradient.sign()).clamp(0, 1)
             gains[group] = gain
     return [(spots[i], quantise(patterns[i])) for i in alive]
+
+
+def _best_of_each_class(spots: Sequence[Spot], gains: Tensor, keep: float) -> list[int]:
+    kept = []
+    for c in sorted({spot[0] for spot in spots}):
+        own = sorted((i for i, spot in enumerate(spots) if spot[0] == c), key=lambda i: (-float(gains[i]), i))
+        kept += own[: max(1, round(keep * len(own)))]
+    return sorted(kept)
 
 
 def _gradient(
