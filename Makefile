@@ -52,6 +52,10 @@ zoo: $(INSTALLED)  ## backdoored and clean teachers through the pipeline (hours)
 study: $(INSTALLED)  ## the study's Tables 3 to 9 measured again (hours): make study DATA=FOLDER; see docs/study.md
 	@$(BIN)/python -m flows.study --profile '$(if $(filter default,$(PROFILE)),study_cpu,$(PROFILE))' --data '$(DATA)' --workers $(WORKERS)
 
+bench: $(INSTALLED)  ## trigger inversion and STRIP beside TrojanZoo: reports/bench/*.json
+	@test -d .gatehouse/bench/trojanvision || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .gatehouse/bench trojanzoo==2.0.3
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/beside_trojanzoo.py
+
 clean:  ## delete everything that runs made (data, models, reports, registry, caches, keys), not .venv
 	@test ! -f .gatehouse/overlay.json || $(BIN)/python -c 'from flows.profile import apply_profile; apply_profile("default", None)'
 	@rm -rf .gatehouse .dvc/cache .dvc/tmp dvc.lock data/teacher_task data/student_task models mlflow.db* mlartifacts

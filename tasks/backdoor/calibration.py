@@ -70,7 +70,7 @@ class Calibration:
         return {k: float(np.clip((scores[k] - c) / self.spread[k], -LIMIT, LIMIT)) for k, c in self.centre.items()}
 
     def statistic(self, scores: Scores) -> float:
-        """The smooth maximum, log mean exp, of the deviations of `combined`: one loud detector suffices, several add up."""
+        """Smooth maximum, log mean exp, of the deviations of `combined`: one loud detector suffices, several add up."""
         found = self.deviations(scores)
         return _smooth_maximum([found[name] for name in self.combined])
 
