@@ -1,6 +1,6 @@
 # Gatehouse. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all lint ui serve monitor schedule study zoo clean
+.PHONY: help install run test test-all lint ui serve monitor schedule study zoo bench clean
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3 2>/dev/null))
 BIN := .venv/bin
