@@ -77,7 +77,7 @@ def _as_json(row: Row, ground: Ground, results: Results, command: str) -> Figure
             published = {"mean": row.published.f1, "sd": None} | published
     out = row.names | {
         "side": row.side,
-        "trigger_pixels": pixels(row.side / IMAGE_SIDE, ground.image_size),
+        "trigger_pixels": pixels(row.side / IMAGE_SIDE, ground.image_size) if row.side else 0,
         "measure": first,
         **figures.pop(first),
         "values": [m[first] for m in measured],
@@ -132,7 +132,7 @@ def _filtered(figures: Figures, side: int) -> dict[str, float | None]:  # noqa: 
 def _recovered(figures: Figures, side: int) -> dict[str, float | None]:  # noqa: ARG001  as `_transfer`
     own = next(c for c in figures["classes"] if c["class"] == figures["target"])
     others = [c["mask_pixels"] for c in figures["classes"] if c is not own]
-    return {k: own[k] for k in RECOVERED[:-1]} | {"other_class_mask_pixels": float(np.mean(others))}
+    return {k: own.get(k) for k in RECOVERED[:-1]} | {"other_class_mask_pixels": float(np.mean(others))}
 
 
 def _teachers(ground: Ground, architecture: str, attack: str, side: int) -> list[TeacherCell]:
@@ -186,12 +186,11 @@ def _stripped(table: str, ground: Ground, alphas: Mapping[str, float]) -> Iterat
 
 
 def _recoveries(table: str, ground: Ground, alphas: Mapping[str, float]) -> Iterator[Row]:  # noqa: ARG001  as the others
-    """BadNets and IMC alone: a latent backdoor's class is not the teacher's."""
+    """BadNets and IMC alone: a latent backdoor's class is not the teacher's. Clean teachers, whose side is 0, beside."""
     for architecture in ARCHITECTURES:
-        for attack in ("badnets", "imc"):
-            for side in ground.study.sides:
-                cells = tuple(ground.recovery(t) for t in _teachers(ground, architecture, attack, side))
-                yield Row({"attack": attack, "architecture": architecture}, cells, side, None, RECOVERED, _recovered)
+        for attack, side in [(CLEAN, 0), *((a, s) for a in ("badnets", "imc") for s in ground.study.sides)]:
+            cells = tuple(ground.recovery(t) for t in _teachers(ground, architecture, attack, side))
+            yield Row({"attack": attack, "architecture": architecture}, cells, side, None, RECOVERED, _recovered)
 
 
 def _more_images(table: str, ground: Ground, alphas: Mapping[str, float]) -> Iterator[Row]:  # noqa: ARG001  as the others
