@@ -186,7 +186,7 @@ def _stripped(table: str, ground: Ground, alphas: Mapping[str, float]) -> Iterat
 
 
 def _recoveries(table: str, ground: Ground, alphas: Mapping[str, float]) -> Iterator[Row]:  # noqa: ARG001  as the others
-    """BadNets and IMC alone: a latent backdoor's class is not the teacher's. Clean teachers, whose side is 0, beside."""
+    """Clean teachers (side 0), BadNets and IMC; a latent backdoor's class is not the teacher's."""
     for architecture in ARCHITECTURES:
         for attack, side in [(CLEAN, 0), *((a, s) for a in ("badnets", "imc") for s in ground.study.sides)]:
             cells = tuple(ground.recovery(t) for t in _teachers(ground, architecture, attack, side))
