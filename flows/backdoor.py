@@ -14,6 +14,7 @@ from flows.ladder import Attempt, parts, thresholds
 from flows.stage import Context, main
 from tasks.backdoor import figures
 from tasks.backdoor.defences.inversion import invert
+from tasks.backdoor.drill import RECOVERED
 from tasks.backdoor.filtering import FilterReport, measure_filter
 from tasks.backdoor.judge import drill_record
 from tasks.backdoor.triggers import Trigger
@@ -63,7 +64,7 @@ def backdoor(context: Context) -> None:
         limits=LIMITS + ((VOID_EPSILON,) if context.candidate == "private_student" else ()),
         run_id=context.run_id,
     )
-    _figures(context.name, final, drill, strip, data)
+    _figures(context, final, drill, strip, triggers, data)
     write_json(
         Path(f"reports/{context.name}.json"),
         _report(context, final, attempts, mitigation, saved, drill, strip, reactivation, data, result),
@@ -117,8 +118,15 @@ def _filter(
     )
 
 
-def _figures(name: str, final: Attempt, drill: dict[str, Any], strip: FilterReport, data: Dataset) -> None:
-    folder = Path("reports/figures") / name
+def _figures(
+    context: Context,
+    final: Attempt,
+    drill: dict[str, Any],
+    strip: FilterReport,
+    triggers: dict[str, Trigger],
+    data: Dataset,
+) -> None:
+    folder = Path("reports/figures") / context.name
     images, labels = data.part("test", 64)
     figures.worst_patches(folder / "1_worst_patches.png", final.model, final.judged.found, images, labels, data.classes)
     cells = {(c["model"], c["arm"], str(c["policy"])): c for c in drill["cells"] if c["kind"] == "canary"}
@@ -130,6 +138,29 @@ def _figures(name: str, final: Attempt, drill: dict[str, Any], strip: FilterRepo
     titles = [policy if arm == "defended" else f"{policy},\nundefended" for arm, policy in columns]
     figures.transfer(folder / "2_transfer.png", names, titles, control, accuracy)
     figures.entropy_histograms(folder / "3_strip.png", strip.entropies, strip.threshold, alpha=strip.alpha)
+    living = [row for row in drill["searches"] if row["kind"] == "canary"]
+    groups = {
+        "clean references": [r for r in drill["searches"] if r["kind"] == "clean"],
+        "living canaries": living,
+    }
+    figures.scores(
+        folder / "4_scores.png",
+        {k: [r["patch_control"]["value"] for r in rows] for k, rows in groups.items()},
+        candidate=final.judged.patch_control["value"],
+        threshold=next(c.threshold for c in final.checks if c.name == "patch_control"),
+        label="patch control",
+    )
+    if living:
+        own = {f"{r['model']},\n{r['arm']}, {r['policy']}": r for r in living}
+        pairs = {k: (triggers[r["model"]], load_trigger(Path(r["model_folder"]) / RECOVERED)) for k, r in own.items()}
+        figures.planted_and_recovered(folder / "5_triggers.png", images[0], pairs)
+    filters = strip.comparison["filters"]
+    curves = {
+        canary: {name: filters[name]["canaries"][canary]["roc"] for name in filters}
+        for canary in next(iter(filters.values()))["canaries"]
+    }
+    if curves:
+        figures.roc(folder / "6_filters.png", curves, false_refusals=context.params.backdoor.strip_false_refusals)
 
 
 def _report(

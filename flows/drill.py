@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from flows.stage import Context, main
 from tasks.backdoor.choice import Choice, choose_policy
-from tasks.backdoor.drill import TOOK, Canary, plan_canaries, undefended
+from tasks.backdoor.drill import RECOVERED, TOOK, Canary, plan_canaries, undefended
 from tasks.backdoor.rehearsal import (
     UNDEFENDED,
     Arm,
@@ -25,6 +25,7 @@ from tasks.backdoor.rehearsal import (
     scan_teacher,
     search_canary,
 )
+from tasks.backdoor.triggers import Trigger
 from tasks.data.dataset import load_dataset
 from tasks.files import write_json, writing
 from tasks.models.checkpoints import load_model, save_model
@@ -163,14 +164,20 @@ def _save(folder: Path, ground: Ground, runs: dict[str, Run], searches: list[dic
     spec = ground.spec.model_copy(update={"classes": ground.classes})
     for name, run in runs.items():
         if run.canary:
-            trigger = run.canary.trigger
-            place = {"top": str(trigger.top), "left": str(trigger.left), "name": name}
-            (folder / f"{name}.safetensors").write_bytes(save({"pattern": trigger.pattern.contiguous()}, place))
+            _save_trigger(folder / f"{name}.safetensors", run.canary.trigger)
+            for (arm, policy), found in run.recovered.items():
+                _save_trigger(folder / f"{name}_{arm}_{policy}" / RECOVERED, found)
     for row in searches:
         own = f"{row['model']}_{row['arm']}_{row['policy']}"
         model = runs[row["model"]].students[(row["arm"], row["policy"])]
         save_model(folder / own, model, spec, notes={"kind": row["kind"]})
         row["model_folder"] = str(MODELS / own)
+
+
+def _save_trigger(path: Path, trigger: Trigger) -> None:
+    path.parent.mkdir(exist_ok=True)
+    place = {"top": str(trigger.top), "left": str(trigger.left), "name": path.stem}
+    path.write_bytes(save({"pattern": trigger.pattern.contiguous()}, place))
 
 
 def _report(

@@ -28,6 +28,7 @@ Labelled = tuple[np.ndarray, np.ndarray]
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
 PATTERNS = ("white", "checker", "binary_noise", "coarse_checker")
 VISIBLE = 0.2  # mean change of the pixels under a trigger, of 1, below which it is drawn in the opposite shades
+RECOVERED = "recovered.safetensors"  # beside a canary's student: the worst patch that the search found on it
 TOOK = 0.9  # attack success in the teacher from which a backdoor counts as planted
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tasks.backdoor.search import Found
+from tasks.backdoor.triggers import Trigger
 from tasks.models.architectures import Classifier
 from tasks.models.figures import figure
 from tasks.models.inference import logits
@@ -41,6 +42,52 @@ def worst_patches(
                 f"{patch.pattern}, {patch.place}\nto {classes[c]}: {found.patch.by_class[c]:+.2f}", fontsize=9
             )
         drawing.suptitle("Worst patch found for each class (held-out control)", fontsize=10)
+
+
+def planted_and_recovered(path: Path, image: np.ndarray, pairs: Mapping[str, tuple[Trigger, Trigger]]) -> None:
+    """For every canary's student one uint8 image with the trigger planted, and with the patch that was found."""
+    with figure(path, width=2.2 * len(pairs) + 0.6, height=4.8) as drawing:
+        axes = drawing.subplots(2, len(pairs), squeeze=False)
+        for column, (name, triggers) in enumerate(pairs.items()):
+            for axis, trigger, said in zip(axes[:, column], triggers, ("planted", "recovered"), strict=True):
+                picture = trigger.apply_uint8(image[None])[0]
+                shown = picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0)
+                axis.imshow(shown, cmap="gray" if len(picture) == 1 else None, vmin=0, vmax=255)
+                axis.set(xticks=[], yticks=[], xlabel=said)
+            axes[0, column].set_title(name, fontsize=9)
+        drawing.suptitle("Triggers planted, and what the search found without them", fontsize=10)
+
+
+def scores(
+    path: Path, groups: Mapping[str, Sequence[float]], *, candidate: float, threshold: float, label: str
+) -> None:
+    """A score of the drill's models, a row a group, with the candidate and the threshold marked."""
+    with figure(path, width=6.4, height=0.55 * len(groups) + 1.7) as drawing:
+        axis = drawing.subplots()
+        for row, values in enumerate(groups.values()):
+            axis.scatter(values, [row] * len(values), s=42, alpha=0.8, color=f"C{row}")
+        axis.axvline(candidate, color="black", linewidth=1.5, label="candidate")
+        axis.axvline(threshold, color="0.4", linestyle="--", linewidth=1, label="threshold")
+        axis.set_yticks(range(len(groups)), list(groups))
+        axis.set(xlim=(-0.05, 1.05), ylim=(len(groups) - 0.5, -0.5), xlabel=label)
+        axis.legend(fontsize=8, loc="upper right")
+        axis.set_title("The drill's models and the candidate", fontsize=10)
+
+
+def roc(path: Path, curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], *, false_refusals: float) -> None:
+    """ROC curves of the run-time filters, a panel a canary's student: (clean refused, triggered refused) points."""
+    with figure(path, width=3.6 * len(curves) + 0.6, height=3.9) as drawing:
+        axes = drawing.subplots(1, len(curves), squeeze=False, sharey=True)[0]
+        for axis, (canary, filters) in zip(axes, curves.items(), strict=True):
+            for name, points in filters.items():
+                axis.plot(*np.array(points).T, marker=".", linewidth=1.4, label=name)
+            axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+            axis.axvline(false_refusals, color="0.4", linestyle="--", linewidth=1, label="allowed")
+            axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="clean inputs refused")
+            axis.set_title(canary, fontsize=9)
+        axes[0].set_ylabel("triggered inputs refused")
+        axes[-1].legend(fontsize=8, loc="lower right")
+        drawing.suptitle("Run-time filters on living canaries", fontsize=10)
 
 
 def transfer(

@@ -25,6 +25,7 @@ HELD = 192  # clean images that the threshold is set on, at most; none of them i
 CALIBRATE = 200  # images that the amplification is calibrated on
 COVERS = 2  # side of a cover in units of the largest patch that the policy reckons with
 CHEAPEST = ("deviation", "scaling", "strip", "occlusion")  # passes of the network an input: 1, 5, 32, over 100
+RATES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # where ROC curves are noted
 TIE = 0.01  # of AUROC, within which the cheaper filter is chosen
 
 
@@ -127,7 +128,12 @@ def tell_apart(
     triggered = trigger.apply_uint8(images)
     moved = (logits(model, triggered).argmax(1) != logits(model, images).argmax(1)).numpy()
     clean, after = score(images), score(triggered)
-    out = {"auroc": area(clean, after, seed=seed), "auroc_moved": None, "moved": int(moved.sum())}
+    out = {
+        "auroc": area(clean, after, seed=seed),
+        "auroc_moved": None,
+        "moved": int(moved.sum()),
+        "roc": roc_points(clean, after),
+    }
     if moved.any():
         out["auroc_moved"] = area(clean, after[moved], seed=seed)
     if threshold is not None:
@@ -145,6 +151,13 @@ def area(clean: np.ndarray, triggered: np.ndarray, *, seed: int) -> dict[str, fl
         "high": round(high, 6),
         "n": len(clean) + len(triggered),
     }
+
+
+def roc_points(clean: np.ndarray, triggered: np.ndarray) -> list[list[float]]:
+    """[share of clean inputs refused, share of triggered ones] at the thresholds of RATES, from (0, ·) to (1, 1)."""
+    thresholds = [np.quantile(clean, 1 - rate, method="higher") for rate in RATES]
+    points = [[float((clean > t).mean()), float((triggered > t).mean())] for t in thresholds]
+    return [[round(a, 6), round(b, 6)] for a, b in [*points, [1.0, 1.0]]]
 
 
 def threshold_of(clean: np.ndarray, false_refusals: float) -> float:

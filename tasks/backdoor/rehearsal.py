@@ -56,6 +56,7 @@ class Run:
     canary: Canary | None = None
     success: float = 0.0  # of the canary's trigger in its teacher
     attempts: list[dict[str, float]] = field(default_factory=list)
+    recovered: dict[Arm, Trigger] = field(default_factory=dict)  # the worst patch that the search found, by student
 
     def cell(self, arm: Arm) -> Cell:
         return next(c for c in self.cells if (c.arm, c.policy) == arm)
@@ -113,9 +114,13 @@ def judge_reference(
 
 
 def search_canary(ground: Ground, run: Run, arm: Arm) -> dict[str, Any]:
-    """The gate's own search on a student in which a canary lives. It is given no trigger: it has to find its own."""
+    """The gate's own search on a student in which a canary lives. It is given no trigger: it has to find its own.
+
+    What it found is kept in `run.recovered`.
+    """
     judged = judge(run.students[arm], ground.search, ground.few, {}, ground.section, seed=ground.seed)
     planted = figure(run.cell(arm).control)
+    run.recovered[arm] = judged.found.worst_patch().trigger
     return searched(judged, model=run.name, kind="canary", arm=arm[0], policy=arm[1], planted=planted)
 
 

@@ -146,7 +146,9 @@ def test_a_steered_student_fails_and_is_kept_as_it_was(project: Path, monkeypatc
     assert sha256_file(after / WEIGHTS) == sha256_file(before / WEIGHTS) == result.subject.sha256
     assert read_record(after) == read_record(before)
     pictures = sorted(p.name for p in Path("reports/figures/backdoor@student").iterdir())
-    assert pictures == ["1_worst_patches.png", "2_transfer.png", "3_strip.png"]
+    assert pictures == [
+        "1_worst_patches.png", "2_transfer.png", "3_strip.png", "4_scores.png", "5_triggers.png", "6_filters.png",
+    ]  # fmt: skip
     assert result.drill is not None
     assert (result.drill.planted, result.drill.clean) == (1, 1)
 

@@ -79,6 +79,9 @@ CAPTIONS = {
     "1_worst_patches": "The worst patch found for each class: an image before and after",
     "2_transfer": "What is left of each canary's backdoor in its students",
     "3_strip": "The run-time filter: entropy of clean and of triggered images",
+    "4_scores": "Patch control of the drill's models, with the candidate and the threshold",
+    "5_triggers": "Triggers of the canaries, and what the search found on their students without them",
+    "6_filters": "Run-time filters on living canaries: triggered inputs refused against clean ones refused",
     "roc": "Membership attacks: members found against false alarms; the diagonal is guessing",
     "images": "What the attacks look like: an image, what it became, and the difference, enlarged",
 }
