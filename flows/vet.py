@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,20 @@ from flows.cells import run_cells
 from flows.stage import _limit_threads
 from tasks.backdoor.calibration import Calibration, calibrate
 from tasks.backdoor.defences.shadow import Answers, Probe, answers
-from tasks.backdoor.defences.steering import Steered, control_of
+from tasks.backdoor.defences.steering import Steered, control_of, excesses
 from tasks.backdoor.pictures import shown
 from tasks.backdoor.references import Order, plan, split, train_reference
-from tasks.backdoor.vetting import COMBINED, PATCH_FRACTION, Inspection, Panel, inspect, make_panel, most_telling
+from tasks.backdoor.vetting import (
+    BESIDE,
+    COMBINED,
+    PATCH_FRACTION,
+    Inspection,
+    Panel,
+    inspect,
+    most_telling,
+    scores_of,
+    search,
+)
 from tasks.data.clean_set import CleanSet, read_clean_set
 from tasks.errors import GatehouseError
 from tasks.files import read_json, sha256_bytes, write_json, writing
@@ -33,7 +43,7 @@ from tasks.teachers.card import Offer, load_card
 from tasks.teachers.opening import open_teacher
 
 CACHE = Path(".gatehouse/vetting")
-VERSION = "2"  # of references and scores; raise it when their code changes what they give
+VERSION = "3"  # of references and scores; raise it when their code changes what they give
 CLEAN, CANARIES = 19, 8  # 19 is the fewest that allow a threshold at 5 % false alarms
 Labelled = tuple[np.ndarray, np.ndarray]
 
@@ -51,17 +61,16 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A reference to score beside clean ones."""
+class Searched:
+    """A reference to search for steering patterns, beside clean ones."""
 
     folder: str
     member: str
-    clean: tuple[str, ...]
-    seed: int
+    beside: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        return f"scored {self.member}"
+        return f"searched {self.member}"
 
 
 def train_cell(cell: Trained) -> dict[str, Any]:
@@ -70,20 +79,19 @@ def train_cell(cell: Trained) -> dict[str, Any]:
     spec, images, seed = _task(folder)
     train, held_out = split(images, seed=seed)
     made = train_reference(cell.order, spec, train, held_out)
-    own = answers(made.model, held_out, _empty(held_out, seed).probes())
+    own = answers(made.model, held_out, _bare(held_out, seed).probes())
     save_model(folder / cell.order.name, made.model, spec)
     with writing(folder / cell.order.name / "answers.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, shifts=own.shifts, travel=own.travel)
     return {"accuracy": made.accuracy, "success": made.success, "took": made.took}
 
 
-def score_cell(cell: Scored) -> dict[str, Any]:
-    """Raw scores of a reference; a clean one is judged by the others."""
+def search_cell(cell: Searched) -> dict[str, Any]:
+    """The excesses of a reference's steering patterns."""
     folder = Path(cell.folder)
-    beside = tuple(name for name in cell.clean if name != cell.member)
-    model, _ = load_model(folder / cell.member)
-    panel = _panel(folder, beside, cell.seed)
-    return inspect(model, panel, _answers(folder / cell.member, panel.probes())).scores
+    panel = _panel(folder, cell.beside)
+    patches, overlays = search(load_model(folder / cell.member)[0], panel, panel.models)
+    return {"patches": excesses(patches).tolist(), "overlays": excesses(overlays).tolist()}
 
 
 def vet(
@@ -104,11 +112,11 @@ def vet(
     references = {o.name: t for o, t in zip(orders, trained, strict=True)}
     names = tuple(o.name for o in orders if o.attack is None)
     took = tuple(o.name for o in orders if o.attack is not None and references[o.name]["took"])
-    cells = [Scored(str(folder), name, names, seed) for name in (*names, *took)]
-    scores = _run(console, cells, score_cell, folder / "scored", workers)
-    calibration = calibrate(scores[: len(names)], scores[len(names) :], combined=COMBINED)
-
-    panel = _panel(folder, names, seed)
+    panel = _panel(folder, names)
+    cells = [Searched(str(folder), name, _beside(name, names)) for name in (*names, *took)]
+    found_by = dict(zip((*names, *took), _run(console, cells, search_cell, folder / "searched", workers), strict=True))
+    panel = replace(panel, steering=tuple(np.array(found_by[name]["patches"]) for name in names))
+    calibration = _calibrated(folder, panel, names, took, found_by)
     found = inspect(model, panel)
     report = _report(offer, spec, sha256, given, panel, found, calibration, model)
     report["triggers"] = _pictures(out, model, panel, found, spec)
@@ -122,6 +130,27 @@ def vet(
     _say(console, f"[bold]{report['verdict']}[/bold], score {report['score']:.3f}; {_power(calibration)}; "
                   f"{report['minutes']:.1f} minutes; {out}")  # fmt: skip
     return report
+
+
+def _beside(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Clean references that a member is searched beside; a clean one beside those that follow it."""
+    start = names.index(name) + 1 if name in names else 0
+    others = [n for n in (*names[start:], *names[:start]) if n != name]
+    return tuple(others[:BESIDE])
+
+
+def _calibrated(
+    folder: Path, panel: Panel, names: tuple[str, ...], took: tuple[str, ...], found: dict[str, dict[str, Any]]
+) -> Calibration:
+    """Every clean reference beside the others, every canary beside all of them."""
+    probes = panel.probes()
+
+    def scores(name: str, beside: Panel) -> dict[str, float]:
+        patches, overlays = (np.array(found[name][kind]) for kind in ("patches", "overlays"))
+        return scores_of(_answers(folder / name, probes), patches, overlays, beside)
+
+    clean = [scores(name, panel.without(i)) for i, name in enumerate(names)]
+    return calibrate(clean, [scores(name, panel) for name in took], combined=COMBINED)
 
 
 def _prepared(spec: ModelSpec, images: Labelled, seed: int) -> Path:
@@ -142,17 +171,20 @@ def _task(folder: Path) -> tuple[ModelSpec, Labelled, int]:
         return ModelSpec.model_validate(content["spec"]), (arrays["images"], arrays["labels"]), content["seed"]
 
 
-def _empty(held_out: Labelled, seed: int) -> Panel:
-    return make_panel((), held_out, patch_fraction=PATCH_FRACTION, seed=seed)
+def _bare(held_out: Labelled, seed: int) -> Panel:
+    return Panel(held_out, (), (), (), PATCH_FRACTION, seed)
 
 
-def _panel(folder: Path, names: tuple[str, ...], seed: int) -> Panel:
-    _, images, split_seed = _task(folder)
-    held_out = split(images, seed=split_seed)[1]
-    probes = _empty(held_out, seed).probes()
-    known = [_answers(folder / name, probes) for name in names]
-    models = tuple(load_model(folder / name)[0] for name in names)
-    return Panel(held_out, models, tuple(known), PATCH_FRACTION, seed)
+def _panel(folder: Path, names: tuple[str, ...]) -> Panel:
+    """References from the cache, with their answers; what steers them is filled in once it is known."""
+    _, images, seed = _task(folder)
+    bare = _bare(split(images, seed=seed)[1], seed)
+    probes = bare.probes()
+    return replace(
+        bare,
+        models=tuple(load_model(folder / name)[0] for name in names),
+        answers=tuple(_answers(folder / name, probes) for name in names),
+    )
 
 
 def _answers(folder: Path, probes: Sequence[Probe]) -> Answers:

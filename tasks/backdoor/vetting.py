@@ -14,25 +14,30 @@ import numpy as np
 
 from tasks.backdoor.calibration import Calibration, calibrate
 from tasks.backdoor.defences.shadow import Answers, Probe, answers, bank, loudest, novelty
-from tasks.backdoor.defences.steering import Steered, steer
+from tasks.backdoor.defences.steering import Steered, excesses, standing_out, steer
 from tasks.models.architectures import Classifier
 from tasks.models.inference import logits, require_finite
 
 Labelled = tuple[np.ndarray, np.ndarray]
 PATCH_FRACTION = 0.09  # the study's 20 of 224 pixels: the side of the largest patch searched
-# What decides. On teachers of the real X-rays each of these alone tells clean from backdoored ones (AUC .94 to .99);
-# whole-image patterns and warps do not (.55 to .85), since honest models differ in them as much, and are shown only.
-COMBINED = ("patch_peak", "patch_spread", "feature_peak", "steering_patch")
+# What decides. Beside references trained on 600 of the real X-rays, AUC on CNN teachers with triggers of five attacks:
+# steering_patch .99, feature_peak .96, patch_peak and patch_spread .92, which say the same again; whole-image patterns
+# and warps .58 to .69, since honest models differ in them as much. Those are shown only.
+COMBINED = ("feature_peak", "steering_patch")
 BESIDE = 5  # references that a steering pattern is measured on
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Clean reference models, the clean images that every model is scored on, and the references' answers to them."""
+    """Clean reference models, the clean images that every model is scored on, and what was measured of the references.
+
+    `steering` holds each reference's excesses beside others (`steering.excesses`).
+    """
 
     images: Labelled
     models: tuple[Classifier, ...]
     answers: tuple[Answers, ...]
+    steering: tuple[np.ndarray, ...]
     patch_fraction: float
     seed: int
 
@@ -43,12 +48,23 @@ class Panel:
     def without(self, i: int) -> Panel:
         """The panel that judges its own member i."""
         rest = [k for k in range(len(self.models)) if k != i]
-        return replace(self, models=tuple(self.models[k] for k in rest), answers=tuple(self.answers[k] for k in rest))
+        return replace(
+            self,
+            models=tuple(self.models[k] for k in rest),
+            answers=tuple(self.answers[k] for k in rest),
+            steering=tuple(self.steering[k] for k in rest),
+        )
+
+    def beside(self, i: int | None = None) -> tuple[Classifier, ...]:
+        """The references that a steering pattern is measured on: the BESIDE that follow member i, or the first."""
+        if i is None:
+            return self.models[:BESIDE]
+        return tuple(self.models[(i + k) % len(self.models)] for k in range(1, min(BESIDE, len(self.models) - 1) + 1))
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """Raw scores (higher: more suspicious), and the patterns behind them with the largest excess first."""
+    """Raw scores (higher: more suspicious), and the patterns behind them."""
 
     scores: dict[str, float]
     patches: tuple[Steered, ...]
@@ -60,27 +76,33 @@ def make_panel(
     models: Sequence[Classifier], images: Labelled, *, patch_fraction: float = PATCH_FRACTION, seed: int
 ) -> Panel:
     """Measure clean references (at least three) on clean uint8 images (n, channels, side, side) with labels (n,)."""
-    empty = Panel(images, tuple(models), (), patch_fraction, seed)
-    probes = empty.probes()
-    return replace(empty, answers=tuple(answers(m, images, probes) for m in models))
+    panel = Panel(images, tuple(models), (), (), patch_fraction, seed)
+    probes = panel.probes()
+    known = tuple(answers(m, images, probes) for m in models)
+    tables = tuple(excesses(search(m, panel, panel.beside(i))[0]) for i, m in enumerate(models))
+    return replace(panel, answers=known, steering=tables)
 
 
-def inspect(model: Classifier, panel: Panel, own: Answers | None = None) -> Inspection:
-    """Every detector on one model, beside the panel; the model may not be a member of it.
+def search(model: Classifier, panel: Panel, beside: Sequence[Classifier]) -> tuple[list[Steered], list[Steered]]:
+    """The steering search on one model beside some of the panel's, the model not among them."""
+    return steer(model, beside, panel.images, patch_fraction=panel.patch_fraction, seed=panel.seed)
 
-    Args:
-        own: the model's answers to the panel's probes, where they are known already.
-    """
-    require_finite(logits(model, panel.images[0]), source="The model")
-    own = own or answers(model, panel.images, panel.probes())
-    patches, overlays = steer(
-        model, panel.models[:BESIDE], panel.images, patch_fraction=panel.patch_fraction, seed=panel.seed
-    )
-    scores = {
+
+def scores_of(own: Answers, patches: np.ndarray, overlays: np.ndarray, panel: Panel) -> dict[str, float]:
+    """Raw scores from what was measured of a model: its answers, and its excesses in both kinds of patterns."""
+    return {
         **novelty(own, panel.answers),
-        "steering_patch": patches[0].excess,
-        "steering_overlay": overlays[0].excess,
+        "steering_patch": standing_out(patches, panel.steering),
+        "steering_overlay": float(overlays.max()),
     }
+
+
+def inspect(model: Classifier, panel: Panel) -> Inspection:
+    """Every detector on one model, beside the panel; the model may not be a member of it."""
+    require_finite(logits(model, panel.images[0]), source="The model")
+    own = answers(model, panel.images, panel.probes())
+    patches, overlays = search(model, panel, panel.beside())
+    scores = scores_of(own, excesses(patches), excesses(overlays), panel)
     return Inspection(scores, tuple(patches), tuple(overlays), own)
 
 

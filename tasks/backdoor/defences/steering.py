@@ -2,7 +2,8 @@
 
 Small patches steer any classifier, honest or not, so how far the best patch goes says little. But honest models of one
 task are weak to much the same patterns. Patches (and one pattern over the whole image) are optimised for the model
-against the references, and what counts is how much further they move the model than them.
+against the references, and what counts is how much further they move the model than them, place by place: at the
+centre every model is weak, and what stands out there would be usual.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from tasks.models.inference import as_float, frozen_copy
 Labelled = tuple[np.ndarray, np.ndarray]
 RATE = 0.25  # first size of a sign step, in pixel units
 CAP = 6.0  # log-odds in standard deviations beyond which an image pulls no more
-AGAINST = 2  # references that take part in the gradient
-KEPT = 1 / 3  # share of the starts that go on after the first third of the steps
+AGAINST = 1  # references that take part in the second half of the gradient steps
 OPACITY = 0.1  # of the pattern over the whole image
-IMAGES, PER_STEP = 64, 8
+IMAGES, PER_STEP, JUDGED = 64, 8, 20
+SPREAD = 0.2  # added to the references' spread of an excess, in standard deviations of log-odds
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ def steer(
     images: Labelled,
     *,
     patch_fraction: float,
-    steps: int = 18,
+    steps: int = 12,
     seed: int,
 ) -> tuple[list[Steered], list[Steered]]:
-    """The patches that went to the end, and the whole-image patterns, each list with the largest excess first.
+    """A patch for every class and place, and a whole-image pattern for every class, in the same order for every model.
 
     Args:
         references: clean models of the same task, in no particular state; at least one, the first AGAINST of them take
@@ -82,13 +83,27 @@ def steer(
     side = pixels(patch_fraction, size)
     aimed = [c for c in range(classes) if (labels != c).any()]
     spots = [(c, place, *position(place, side, size), 1.0) for place in PLACES for c in aimed]
-    patches = _climb(nets, scales, x, labels, spots, side, steps=steps, seed=seed)
     whole = [(c, "whole image", 0, 0, OPACITY) for c in aimed]
-    overlays = _climb(nets, scales, x, labels, whole, size, steps=steps, seed=seed, keep=1.0)
-    return tuple(  # type: ignore[return-value]
-        sorted((_measured(nets, scales, x, labels, *found) for found in group), key=lambda s: -s.excess)
-        for group in (patches, overlays)
-    )
+    measured = []
+    for group, width in ((spots, side), (whole, size)):
+        found = _climb(nets, scales, x, labels, group, width, steps=steps, seed=seed)
+        measured.append(_measured(nets, scales, x, labels, group, found))
+    return measured[0], measured[1]
+
+
+def excesses(found: Sequence[Steered]) -> np.ndarray:
+    """How much further each pattern moves the model than any reference, shape (patterns,)."""
+    return np.array([s.excess for s in found])
+
+
+def standing_out(own: np.ndarray, references: Sequence[np.ndarray]) -> float:
+    """Log of the largest deviation of a model's excesses from clean references' at the same class and place.
+
+    Each reference's excesses must have been measured beside others. Deviations below a tenth count as a tenth.
+    """
+    values = np.stack(references)
+    deviations = (own - values.mean(0)) / (values.std(0, ddof=1) + SPREAD)
+    return float(np.log(max(deviations.max(), 0.1)))
 
 
 Spot = tuple[int, str, int, int, float]  # class, place, top, left, opacity
@@ -104,36 +119,22 @@ def _climb(
     *,
     steps: int,
     seed: int,
-    keep: float = KEPT,
-) -> list[tuple[Spot, Tensor]]:
-    """Sign steps on the model alone for a third of the way, then on the best of the starts against references."""
+) -> Tensor:
+    """Patterns (spots, channels, side, side) after sign steps, half of them on the model alone, half against others."""
     generator = torch.Generator().manual_seed(seed)
     patterns = torch.rand(len(spots), x.shape[1], side, side, generator=generator)
     pools = {c: torch.from_numpy(np.flatnonzero(labels != c)) for c, *_ in spots}
     alive = list(range(len(spots)))
-    gains = torch.zeros(len(spots))
     for k in range(steps):
-        alone = k < steps // 3
-        if k == steps // 3:
-            alive = _best_of_each_class(spots, gains, keep)
         rate = RATE * 0.5 * (1 + np.cos(np.pi * k / steps))
         for i in range(0, len(alive), max(1, BATCH // PER_STEP)):
             group = alive[i : i + max(1, BATCH // PER_STEP)]
             drawn = [pools[spots[j][0]] for j in group]
             batches = [x[pool[torch.randint(len(pool), (PER_STEP,), generator=generator)]] for pool in drawn]
-            used = 1 if alone else 1 + AGAINST
-            gradient, gain = _gradient(nets[:used], scales, batches, [spots[j] for j in group], patterns[group])
+            used = 1 if k < steps // 2 else 1 + AGAINST
+            gradient = _gradient(nets[:used], scales, batches, [spots[j] for j in group], patterns[group])
             patterns[group] = (patterns[group] + rate * gradient.sign()).clamp(0, 1)
-            gains[group] = gain
-    return [(spots[i], quantise(patterns[i])) for i in alive]
-
-
-def _best_of_each_class(spots: Sequence[Spot], gains: Tensor, keep: float) -> list[int]:
-    kept = []
-    for c in sorted({spot[0] for spot in spots}):
-        own = sorted((i for i, spot in enumerate(spots) if spot[0] == c), key=lambda i: (-float(gains[i]), i))
-        kept += own[: max(1, round(keep * len(own)))]
-    return sorted(kept)
+    return quantise(patterns)
 
 
 def _gradient(
@@ -142,7 +143,7 @@ def _gradient(
     batches: Sequence[Tensor],
     spots: Sequence[Spot],
     patterns: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     patterns = patterns.clone().requires_grad_(True)
     pieces = [
         Trigger(p, top, left, alpha).apply(b)
@@ -158,22 +159,30 @@ def _gradient(
         # The model is pushed up to CAP, the references down to where they are sure of another class.
         total = total + odds.clamp(max=CAP).mean(1) if i == 0 else total - odds.clamp(min=-1).mean(1) / (len(nets) - 1)
     (gradient,) = torch.autograd.grad(total.sum(), patterns)
-    return gradient, total.detach()
+    return gradient
 
 
 def _measured(
-    nets: Sequence[Classifier], scales: Sequence[Tensor], x: Tensor, labels: np.ndarray, spot: Spot, pattern: Tensor
-) -> Steered:
-    c, place, top, left, alpha = spot
-    trigger = Trigger(pattern, top, left, alpha)
-    rows = np.flatnonzero(labels != c)[: IMAGES // 2]
-    before, after = x[rows], trigger.apply(x[rows])
-    shifts, controls = [], []
-    for net, scale in zip(nets, scales, strict=True):
-        clean, moved = fast_logits(net, before), fast_logits(net, after)
-        shifts.append(float((log_odds(moved) - log_odds(clean))[:, c].mean() / scale[c]))
-        controls.append(float((moved.argmax(1) == c).float().mean() - (clean.argmax(1) == c).float().mean()))
-    return Steered(c, place, trigger, shifts[0], max(shifts[1:]), controls[0], float(np.mean(controls[1:])))
+    nets: Sequence[Classifier],
+    scales: Sequence[Tensor],
+    x: Tensor,
+    labels: np.ndarray,
+    spots: Sequence[Spot],
+    patterns: Tensor,
+) -> list[Steered]:
+    rows = {c: torch.from_numpy(np.flatnonzero(labels != c)[:JUDGED]) for c, *_ in spots}
+    clean = [{c: fast_logits(net, x[own]) for c, own in rows.items()} for net in nets]
+    found = []
+    for (c, place, top, left, alpha), pattern in zip(spots, patterns, strict=True):
+        trigger = Trigger(pattern, top, left, alpha)
+        after = trigger.apply(x[rows[c]])
+        shifts, controls = [], []
+        for net, scale, before in zip(nets, scales, clean, strict=True):
+            moved = fast_logits(net, after)
+            shifts.append(float((log_odds(moved) - log_odds(before[c]))[:, c].mean() / scale[c]))
+            controls.append(float((moved.argmax(1) == c).float().mean() - (before[c].argmax(1) == c).float().mean()))
+        found.append(Steered(c, place, trigger, shifts[0], max(shifts[1:]), controls[0], float(np.mean(controls[1:]))))
+    return found
 
 
 def control_of(model: Classifier, found: Steered, images: Labelled) -> float:

@@ -8,7 +8,7 @@ import torch
 
 from tasks.backdoor.attacks.plant import Attack
 from tasks.backdoor.defences.shadow import FLOOR, answers, bank, log_odds, novelty
-from tasks.backdoor.defences.steering import control_of, steer
+from tasks.backdoor.defences.steering import SPREAD, control_of, standing_out, steer
 from tasks.backdoor.pictures import GAP, SIDE, shown
 from tasks.backdoor.references import Order, key, plan, split, train_reference
 from tasks.backdoor.triggers import Trigger
@@ -41,7 +41,7 @@ def test_a_planted_backdoor_stands_out_and_a_further_clean_model_does_not(
     world, panel: Panel, of_backdoored: Inspection
 ) -> None:
     clean = inspect(world.clean, panel).scores
-    for name in ("patch_peak", "patch_spread", "steering_patch"):
+    for name in ("patch_peak", "feature_peak", "steering_patch"):
         assert of_backdoored.scores[name] > clean[name] + 0.5, name
     members = [inspect(panel.models[i], panel.without(i)).scores for i in range(3)]
     planted = [of_backdoored.scores]
@@ -57,19 +57,17 @@ def test_the_probe_and_the_pattern_point_at_the_planted_place_and_class(
     told = most_telling(of_backdoored, panel)
     assert (told["family"], told["class"]) == ("patch", 1)
     assert "top_left" in told["probe"]
-    best = of_backdoored.patches[0]
+    best = max(of_backdoored.patches, key=lambda p: p.excess)
     assert (best.target_class, best.place) == (1, "top_left")
     assert control_of(world.backdoored, best, world.test) > 0.8
     assert best.excess == pytest.approx(best.own - best.references)
     assert max(control_of(m, best, world.test) for m in panel.models) < 0.7
 
 
-def test_raw_scores_are_the_same_with_a_panel_and_with_its_models(world, panel: Panel) -> None:
-    few = panel.without(3)
-    before = digest(world.clean)
-    direct = raw_scores(world.clean, world.val, references=few.models, patch_fraction=FRACTION, seed=0)
-    assert direct == raw_scores(world.clean, world.val, references=few)
-    assert digest(world.clean) == before
+def test_raw_scores_repeat_and_leave_the_model_as_it_was(world, panel: Panel, of_backdoored: Inspection) -> None:
+    before = digest(world.backdoored)
+    assert raw_scores(world.backdoored, world.val, references=panel) == of_backdoored.scores
+    assert digest(world.backdoored) == before
 
 
 def test_a_model_that_is_like_the_references_is_not_novel(world, panel: Panel) -> None:
@@ -129,6 +127,13 @@ def test_a_canary_takes_and_a_clean_reference_has_no_success(world) -> None:
     assert canary.success > 0.9
     assert clean.success is None
     assert not clean.took
+
+
+def test_an_excess_counts_by_its_own_place() -> None:
+    usual = [np.array([5.0, 0.0]), np.array([6.0, 0.1]), np.array([4.0, -0.1])]
+    assert standing_out(np.array([6.0, 2.0]), usual) == pytest.approx(np.log(2.0 / (0.1 + SPREAD)))
+    assert standing_out(np.array([6.0, 0.0]), usual) < 0.1
+    assert standing_out(np.array([-9.0, -9.0]), usual) == pytest.approx(np.log(0.1))
 
 
 def test_steering_needs_references_and_two_classes(world, panel: Panel) -> None:
