@@ -85,15 +85,17 @@ def _strip(name: str) -> Callable[[Tables], str]:
     def block(tables: Tables) -> str:
         header = (
             "attack", "side of 224 (pixels here)", "F1", "published", "precision", "published ", "recall",
-            "published  ", "accuracy", "published   ", "AUROC", "seeds",
+            "published  ", "F1 by the study's rule", "recall by it", "AUROC", "blend weight", "seeds",
         )  # fmt: skip
         lines = []
         for r in tables.get(name, []):
             own = r["published"]
             pairs = [(r["mean"], r["sd"], own["f1"])]
-            pairs += [(r[k]["mean"], r[k]["sd"], own[k]) for k in ("precision", "recall", "accuracy")]
+            pairs += [(r[k]["mean"], r[k]["sd"], own[k]) for k in ("precision", "recall")]
             shown = [text for mean, sd, published in pairs for text in (number(mean, sd), number(published))]
-            lines.append((r["attack"], _side(r), *shown, number(r["auroc"]["mean"], r["auroc"]["sd"]), str(r["seeds"])))
+            rest = [number(r[k]["mean"], r[k]["sd"]) for k in ("study_rule_f1", "study_rule_recall", "auroc")]
+            alpha = "–" if r["alpha"]["mean"] is None else f"{r['alpha']['mean']:g}"
+            lines.append((r["attack"], _side(r), *shown, *rest, alpha, str(r["seeds"])))
         return grid(header, lines) if lines else "Not measured yet."
 
     return block

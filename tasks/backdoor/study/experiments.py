@@ -160,8 +160,9 @@ def strip_scores(
     """STRIP's answers for test images not of the target class, each clean and triggered, as the study scores them.
 
     An input counts as malicious if it is triggered and the student gives it the target class. One is flagged if its
-    entropy lies below that of all but `false_refusals` of as many clean validation images: images apart from those
-    judged, and one threshold, where the study's tool took two from the judged images themselves.
+    entropy lies below that of all but `false_refusals` of clean validation images of every class: the defender does
+    not know the target. The study's tool flags what lies outside of the middle nine tenths of the judged clean images
+    themselves, none of which is of the target class; the figures `study_rule_…` are by that rule.
     """
     seed = cell.student.teacher.seed
     clean = _not_of_class(test, target_class, cell.images, seed)
@@ -177,7 +178,10 @@ def strip_scores(
     hit = logits(student, triggered).argmax(1).numpy() == target_class
     malicious = np.concatenate([np.zeros(len(clean), bool), hit])
     is_triggered = np.arange(len(scores)) >= len(clean)
+    low, high = np.quantile(scores[: len(clean)], [0.05, 0.95])
+    by_study = scored((scores < low) | (scores > high), malicious)
     return scored(scores < threshold, malicious) | {
+        **{f"study_rule_{name}": value for name, value in by_study.items()},
         "false_refusals": round(float((scores[: len(clean)] < threshold).mean()), 6),
         "auroc": round(float(roc_auc_score(is_triggered, -scores)), 6),
         "malicious": int(malicious.sum()),

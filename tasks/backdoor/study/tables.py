@@ -29,7 +29,8 @@ TITLES = {
 }
 TABLES = tuple(TITLES)
 TRANSFER = ("attack_success_rate", "accuracy", "balanced_accuracy", "clean_rate", "trigger_control")
-FILTERED = ("f1", "precision", "recall", "accuracy", "auroc", "false_refusals", "malicious", "alpha")
+SCORES = ("f1", "precision", "recall", "accuracy")
+FILTERED = (*SCORES, *(f"study_rule_{s}" for s in SCORES), "auroc", "false_refusals", "malicious", "alpha")
 RECOVERED = ("iou", "inside", "success", "mask_pixels", "other_class_mask_pixels")
 
 

@@ -17,7 +17,7 @@ from tasks.backdoor.study import published
 from tasks.backdoor.study.cells import CLEAN, PruningCell, StripCell, StudentCell, TeacherCell
 from tasks.backdoor.study.experiments import measure, scored, strip_scores, white
 from tasks.backdoor.study.plan import ARCHITECTURES, ATTACKS, TRAINABLE, Ground
-from tasks.backdoor.study.tables import TABLES, rows_of, spread, table_rows
+from tasks.backdoor.study.tables import FILTERED, TABLES, rows_of, spread, table_rows
 from tasks.backdoor.triggers import Trigger, square
 from tasks.errors import GatehouseError
 from tasks.params import load_params
@@ -39,8 +39,7 @@ def figures(cell: Any) -> dict[str, Any]:
     rng = np.random.default_rng(abs(hash(repr(cell))) % 2**32)
     base = {"hardware": "a test", "cpu_seconds": 1.5}
     if isinstance(cell, StripCell):
-        names = ("f1", "precision", "recall", "accuracy", "auroc", "false_refusals", "alpha")
-        return base | {n: float(rng.random()) for n in names} | {"malicious": 3}
+        return base | {n: float(rng.random()) for n in FILTERED}
     if isinstance(cell, TeacherCell | StudentCell | PruningCell):
         one = {"worst_class": "normal", "attack_success_rate": rng.random(), "clean_rate": 0.1, "trigger_control": 0.2}
         sides = {str(s): one for s in published.SIDES}
@@ -186,7 +185,8 @@ def test_strip_flags_what_a_trigger_makes_sure(world: Any, ground: Ground) -> No
     assert got["malicious"] == 40
     assert got["inputs"] == 80
     assert got["auroc"] == 1.0
-    assert got["recall"] == 1.0
+    assert got["recall"] == got["study_rule_recall"] == 1.0
+    assert 0.8 <= got["study_rule_precision"] < 1.0  # a tenth of the clean inputs is flagged by its construction
     assert got["false_refusals"] < 0.25
     black = square(side=3, channels=1, image_size=32, value=0.0)
     missed = strip_scores(cell, Keyed(), black, world.val, world.test, target_class=1)  # type: ignore[arg-type]
