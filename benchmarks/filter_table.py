@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.cells import Done, run_cells
+from flows.cells import Done, kept, run_cells
 from tasks.backdoor.attacks.plant import Attack, Name, Planted, plant
 from tasks.backdoor.drill import accuracy_of, control_by, student_of, teacher_training, undefended
 from tasks.backdoor.input_filters import (
@@ -47,6 +47,7 @@ RATES = {"badnets": 0.1, "imc": 0.01, "latent": 0.0}  # the latent attack poison
 TARGETS = {"badnets": "normal", "imc": "normal", "latent": "covid"}
 TEACHER_EPOCHS, PLANT_EPOCHS = 4, 2
 STUDENT_IMAGES, TEST_IMAGES, TRIGGERED_IMAGES, CONTROL_IMAGES = 4000, 200, 100, 1000
+VALIDATION_IMAGES = 400
 FALSE_REFUSALS = 0.05
 ALPHA, BLENDS, PATCH_FRACTION = 0.05, 16, 0.09
 STEERED = 0.5  # trigger control from which a filter has something to find
@@ -117,7 +118,8 @@ def _row(cell: FilterCell, attack: Attack, planted: Planted, policy: FreezePolic
     # A new head on frozen features, computed once, can afford more epochs at a higher rate.
     recipe = undefended(teacher_training(12 if policy == "none" else 3))
     recipe = recipe.model_copy(update={"learning_rate": 0.01 if policy == "none" else recipe.learning_rate})
-    model = student_of(planted.model, len(task.classes), train, val, recipe, policy=policy, seed=cell.seed)
+    few = task.part("val", VALIDATION_IMAGES, cell.seed)  # chooses the epoch; the filters take all of them
+    model = student_of(planted.model, len(task.classes), train, few, recipe, policy=policy, seed=cell.seed)
     test = task.part("test", CONTROL_IMAGES, cell.seed)
     control = control_by(model, planted.trigger, test)
     clean, to_trigger = test[0][spread(len(test[0]), TEST_IMAGES)], test[0][spread(len(test[0]) - 1, TRIGGERED_IMAGES)]
@@ -177,7 +179,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def table(done: Sequence[Done], command: str, seeds: int, size: int) -> dict[str, Any]:
+def table(done: Sequence[Done], planned: int, command: str, seeds: int, size: int) -> dict[str, Any]:
     """Everything measured, what it was measured with, and a summary."""
     rows = [row | {"seconds": round(d.seconds, 1)} for d in done if d.result for row in d.result["rows"]]
     for row, name in zip(rows, choices(rows), strict=True):
@@ -190,6 +192,7 @@ def table(done: Sequence[Done], command: str, seeds: int, size: int) -> dict[str
         "images": {"clean": TEST_IMAGES, "triggered": TRIGGERED_IMAGES, "control": CONTROL_IMAGES},
         "wanted_false_refusals": FALSE_REFUSALS,
         "strip": {"alpha": ALPHA, "blends": BLENDS},
+        "cells": {"planned": planned, "done": sum(d.result is not None for d in done)},
         "summary": summary(rows),
         "failed": [{"cell": d.cell.name, "error": d.error} for d in done if d.error],
         "rows": rows,
@@ -205,14 +208,19 @@ def main() -> None:
     cells = [
         FilterCell(attack, side, seed, ("none", "last") if side == max(SIDES) else ("none",), options.data)
         for seed in range(1, options.seeds + 1)
+        for side in sorted(SIDES, reverse=True)
         for attack in ATTACKS
-        for side in SIDES
     ]
-    done = run_cells(
-        cells, measure, folder=CACHE, workers=1, progress=lambda n, of, name: print(f"{n}/{of} {name}", flush=True)
-    )
     command = f"python -m benchmarks.filter_table {options.out.name} --data FOLDER --seeds {options.seeds}"
-    write_json(options.out, table(done, command, options.seeds, _spec(options.data).image_size))
+    size = _spec(options.data).image_size
+
+    def progress(done: int, of: int, name: str) -> None:
+        """The table so far: a run that is cut short leaves the rows it has, and says how many are missing."""
+        write_json(options.out, table(kept(cells, measure, folder=CACHE), len(cells), command, options.seeds, size))
+        print(f"{done}/{of} {name}", flush=True)
+
+    outcomes = run_cells(cells, measure, folder=CACHE, workers=1, progress=progress)
+    write_json(options.out, table(outcomes, len(cells), command, options.seeds, size))
     print(options.out)
 
 
