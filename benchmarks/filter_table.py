@@ -182,6 +182,8 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def table(done: Sequence[Done], planned: int, command: str, seeds: int, size: int) -> dict[str, Any]:
     """Everything measured, what it was measured with, and a summary."""
     rows = [row | {"seconds": round(d.seconds, 1)} for d in done if d.result for row in d.result["rows"]]
+    for figures in (f for row in rows for f in row["filters"].values()):
+        figures.pop("roc", None)  # curves are for the gate's report
     for row, name in zip(rows, choices(rows), strict=True):
         row["chosen"] = name
     return {

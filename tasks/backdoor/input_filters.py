@@ -93,12 +93,12 @@ def compare_filters(
         for name, score in make_filters(model, reference, settings).items():
             table[name]["canaries"][source] = tell_apart(model, score, to_trigger, trigger, seed=settings.seed)
     for name, score in make_filters(candidate, reference, settings).items():
-        threshold = threshold_of(score(held), false_refusals)
+        threshold, before = threshold_of(score(held), false_refusals), score(to_trigger)
         table[name]["threshold"] = round(threshold, 6)
         table[name]["false_refusals"] = share_refused(score(test), threshold)
         for source, trigger in triggers.items():
             table[name]["candidate"][source] = tell_apart(
-                candidate, score, to_trigger, trigger, seed=settings.seed, threshold=threshold
+                candidate, score, to_trigger, trigger, seed=settings.seed, threshold=threshold, before=before
             )
     for row in table.values():
         areas = [figure["auroc"]["value"] for figure in row["canaries"].values()]
@@ -120,14 +120,16 @@ def tell_apart(
     *,
     seed: int,
     threshold: float | None = None,
+    before: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """AUROC of images with the trigger against the same without, over all of them, and over those whose answer moves.
 
-    With `threshold`, also the shares of triggered images, all and moved, that the filter refuses.
+    With `threshold`, also the shares of triggered images, all and moved, that the filter refuses. `before` are the
+    scores of the images without the trigger, where they are known.
     """
     triggered = trigger.apply_uint8(images)
     moved = (logits(model, triggered).argmax(1) != logits(model, images).argmax(1)).numpy()
-    clean, after = score(images), score(triggered)
+    clean, after = score(images) if before is None else before, score(triggered)
     out = {
         "auroc": area(clean, after, seed=seed),
         "auroc_moved": None,

@@ -5,6 +5,8 @@ ASSUMPTIONS = (
     "place and works on any image.",
     "STRIP: a set of images known to be clean; the trigger works on any image and aims at one class; the better the "
     "attack works, the better it is seen.",
+    "Other run-time filters: the same set; features, amplification and occlusion also take clean inputs at run time to "
+    "be like that set, and occlusion a trigger no larger than the patches searched.",
     "Mitigation (ANP, Fine-Pruning, FT-SAM, I-BAU, unlearning): a clean substitute for the training data; the attacker "
     "has not adapted to it.",
 )

@@ -153,7 +153,9 @@ def test_comparison_names_the_filter_to_use_and_repeats_itself(world) -> None:
     assert best > 0.7
     row = one["filters"]["deviation"]
     assert row["false_refusals"]["n"] == 9
-    assert set(row["candidate"]["canary0"]) == {"auroc", "auroc_moved", "moved", "refused", "refused_moved"}
+    assert set(row["candidate"]["canary0"]) == {
+        "auroc", "auroc_moved", "moved", "refused", "refused_moved", "roc",
+    }  # fmt: skip
     assert report({"canary0 (undefended)": (world.backdoored, world.trigger)}) == one
     none = report({})
     assert (none["calibrated"], none["chosen"], none["filters"]["strip"]["mean_auroc"]) == (False, "deviation", None)
