@@ -18,6 +18,7 @@ from flows.profile import profile_params
 from flows.stage import Context, as_flow
 from flows.study import COMMITTED, REPORTS, prepare_data
 from flows.zoo_cells import STORE, VERSION, Protected, Taught, work
+from flows.zoo_detection import detect
 from flows.zoo_page import PAGE, write_page
 from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher, zoo
 from tasks.errors import GatehouseError
@@ -25,6 +26,7 @@ from tasks.files import write_json
 from tasks.risk import THRESHOLDS
 
 MITIGATION = REPORTS / "mitigation.json"
+ZOO = REPORTS / "zoo.json"
 MODERATE = 1  # column of tasks.risk.THRESHOLDS: the default's answer to A.2
 CHECKS = ("trigger_control", "patch_control", "accuracy_minimum")
 
@@ -40,6 +42,10 @@ def run_zoo(context: Context, options: argparse.Namespace) -> None:
     failed: list[str] = []
     taught = _run(context, options, [Taught(t) for t in teachers], "teachers", failed)
     if options.only == "teachers":
+        return
+    if options.only == "detect":
+        table = detect(context, [t for t in teachers if t in taught], workers=options.workers)
+        write_json(ZOO, {"command": f"{_command(options)} --only detect", **table})
         return
     cells = [Protected(t, student, section, thresholds) for t in teachers]
     rows: list[dict[str, Any]] = []
@@ -90,10 +96,14 @@ def _row(teacher: ZooTeacher, taught: dict[str, Any], protected: dict[str, Any])
     }
 
 
+def _command(options: argparse.Namespace) -> str:
+    return f"python -m flows.zoo --profile {options.profile} --data FOLDER"
+
+
 def _table(rows: list[dict[str, Any]], thresholds: dict[str, float], options: argparse.Namespace) -> dict[str, Any]:
     return {
         "title": "Students of clean and backdoored teachers after the pipeline",
-        "command": f"python -m flows.zoo --profile {options.profile} --data FOLDER",
+        "command": _command(options),
         "sizes": {name: vars(sizes) for name, sizes in SIZES.items()},
         "thresholds": thresholds,
         "rows": rows,
@@ -104,7 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.zoo", description=__doc__)
     parser.add_argument("--profile", default=COMMITTED)
     parser.add_argument("--data", help="folder that holds the data sets", default=None)
-    parser.add_argument("--only", choices=("teachers",), help="stop once the teachers are trained")
+    parser.add_argument("--only", choices=("teachers", "detect"), help="train teachers and stop, or vet them")
     parser.add_argument("--architecture", choices=tuple(SIZES))
     parser.add_argument("--workers", type=int, default=1, help="cells at a time, each on one thread")
     options = parser.parse_args(argv)

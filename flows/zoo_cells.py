@@ -69,7 +69,7 @@ def teacher_of(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
         model, trigger = _train(teacher)
         with writing(folder) as temporary:
             temporary.mkdir()
-            save_model(temporary, model, _spec(teacher))
+            save_model(temporary, model, spec_of(teacher))
             place = {"top": str(trigger.top), "left": str(trigger.left), "alpha": repr(trigger.alpha)}
             (temporary / TRIGGER).write_bytes(save({"pattern": trigger.pattern.contiguous()}, place))
     model, _ = load_model(folder)
@@ -81,7 +81,7 @@ def teacher_of(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
 
 def _train(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
     task, student_task = study_data(teacher.data)
-    sizes, spec = SIZES[teacher.architecture], _spec(teacher)
+    sizes, spec = SIZES[teacher.architecture], spec_of(teacher)
     train = task.part("train", sizes.teacher_images, teacher.seed)
     training = teacher_training(sizes.teacher_epochs)
     if teacher.attack == CLEAN:
@@ -102,7 +102,7 @@ def _train(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
     return planted.model, planted.trigger
 
 
-def _spec(teacher: ZooTeacher) -> ModelSpec:
+def spec_of(teacher: ZooTeacher) -> ModelSpec:
     task, _ = study_data(teacher.data)
     return ModelSpec(
         architecture=teacher.architecture,

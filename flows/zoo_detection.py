@@ -1,0 +1,106 @@
+"""`vet` on every teacher of the zoo, as its user would call it: a card, and 600 clean images in class folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flows import vet
+from flows.cells import cell_key
+from flows.stage import Context
+from flows.study_cells import hardware, study_data
+from flows.zoo_cells import STORE, VERSION, spec_of, teacher_of, work
+from tasks.backdoor.zoo.detection import summary
+from tasks.backdoor.zoo.plan import CLEAN, ZooTeacher
+from tasks.files import read_json, sha256_bytes, writing
+from tasks.models.checkpoints import to_bytes
+from tasks.teachers.card import Card, Normalisation, ProviderCard, TrainingDataCard
+from tasks.teachers.offers import CARD, write_offer
+
+IMAGES = 600
+
+
+def detect(context: Context, teachers: Sequence[ZooTeacher], *, workers: int) -> dict[str, Any]:
+    """Vet the teachers that are not vetted yet; returns the table over all of them, JSON-ready."""
+    rows = []
+    for done, teacher in enumerate(teachers, start=1):
+        out = STORE / "vetted" / cell_key(teacher, work, f"{VERSION} {vet.VERSION}") / "vet.json"
+        if not out.exists():
+            vet.vet(
+                _offer(teacher) / CARD, _clean_set(teacher, context.params.run.seed), out,
+                images=IMAGES, seed=context.params.run.seed, clean=vet.CLEAN, canaries=vet.CANARIES,
+                workers=workers, console=context.console,
+            )  # fmt: skip
+        rows.append(_row(teacher, read_json(out)))
+        context.progress(done, len(teachers), f"vetted: {teacher.name}")
+    first = read_json(out)
+    return {
+        "title": "Was this teacher tampered with? The zoo's teachers judged beside reference models trained apart",
+        "images": first["images"]["used"],
+        "references": {k: len(first["references"][k]) for k in ("clean", "canaries")},
+        "power": first["power"],
+        "false_alarms": first["false_alarms"],
+        "hardware": hardware(),
+        "summary": summary(rows, seed=context.params.run.seed),
+        "rows": rows,
+    }
+
+
+def _row(teacher: ZooTeacher, found: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "architecture": teacher.architecture,
+        "attack": teacher.attack,
+        "poison_rate": teacher.poison_rate,
+        "side": teacher.side,
+        "seed": teacher.seed,
+        "backdoored": teacher.attack != CLEAN,
+        "score": found["score"],
+        "verdict": found["verdict"],
+        "detectors": {name: d["deviation"] for name, d in found["detectors"].items()},
+        "minutes": found["minutes"],
+    }
+
+
+def _offer(teacher: ZooTeacher) -> Path:
+    """The teacher as somebody would offer it: weights and a card, written once."""
+    folder = STORE / "offers" / cell_key(teacher, work, VERSION)
+    if not folder.exists():
+        model, spec = teacher_of(teacher)[0], spec_of(teacher)
+        weights = to_bytes(model)
+        card = Card(
+            name="teacher",
+            architecture=spec.architecture,
+            file="weights.safetensors",
+            sha256=sha256_bytes(weights),
+            format="safetensors",
+            provider=ProviderCard(name="somebody"),
+            licence="Apache-2.0",
+            public=False,
+            training_data=TrainingDataCard(name="not disclosed", disclosed=False),
+            classes=spec.classes,
+            channels=3 if spec.channels == 3 else 1,
+            image_size=spec.image_size,
+            normalisation=Normalisation(mean=spec.mean, sd=spec.sd),
+            advised_freeze="none",
+        )
+        with writing(folder) as temporary:
+            write_offer(temporary, card, weights, signed=False)
+    return folder
+
+
+def _clean_set(teacher: ZooTeacher, seed: int) -> Path:
+    """Validation images of the teacher's task, which no teacher was trained on, as class folders of PNG files."""
+    root = STORE / "clean_set" / teacher.data
+    if not root.exists():
+        task, _ = study_data(teacher.data)
+        images, labels = task.part("val", IMAGES, seed)
+        with writing(root) as temporary:
+            for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+                file = temporary / task.classes[label] / f"{i:04d}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)).save(file)
+    return root
