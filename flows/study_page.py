@@ -37,14 +37,14 @@ def _transfer(name: str, key: str) -> Callable[[Tables], str]:
             if not rows:
                 continue
             header = (
-                "attack", key, "side of 224 (pixels here)", "success", "published", "accuracy", "published ",
-                "trigger control", "raises", "seeds",
+                "attack", key, "side of 224 (pixels here)", "success", "published", "without trigger", "accuracy",
+                "published ", "trigger control", "raises", "seeds",
             )  # fmt: skip
             lines = [
                 (
                     r["attack"], str(r[key]), _side(r),
                     f"**{number(r['mean'], r['sd'])}**", number(r["published"]["mean"], r["published"]["sd"]),
-                    number(r["accuracy"]["mean"], r["accuracy"]["sd"]), number(r["published"]["accuracy"]),
+                    number(r["clean_rate"]["mean"]), number(r["accuracy"]["mean"], r["accuracy"]["sd"]), number(r["published"]["accuracy"]),
                     number(r["trigger_control"]["mean"], r["trigger_control"]["sd"]), r.get("worst_class", "–"),
                     str(r["seeds"]),
                 )
