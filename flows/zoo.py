@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from flows import detection_page
 from flows.cells import run_cells
 from flows.profile import profile_params
 from flows.stage import Context, as_flow
@@ -46,6 +47,8 @@ def run_zoo(context: Context, options: argparse.Namespace) -> None:
     if options.only == "detect":
         table = detect(context, [t for t in teachers if t in taught], workers=options.workers)
         write_json(ZOO, {"command": f"{_command(options)} --only detect", **table})
+        if detection_page.PAGE.exists():
+            detection_page.write_page(REPORTS)
         return
     cells = [Protected(t, student, section, thresholds) for t in teachers]
     rows: list[dict[str, Any]] = []

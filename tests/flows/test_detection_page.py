@@ -1,0 +1,61 @@
+"""docs/detection.md: filled from zoo.json and filter.json, and readable while one of them is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flows.detection_page import BLOCKS, PAGE, write_page
+
+
+def share(value: float) -> dict[str, Any]:
+    return {"value": value, "low": value - 0.1, "high": value, "n": 20}
+
+
+def teacher(*, backdoored: bool, score: float) -> dict[str, Any]:
+    return {
+        "architecture": "simple_cnn", "attack": "imc" if backdoored else "clean", "side": 10, "poison_rate": 0.01,
+        "backdoored": backdoored, "score": score, "verdict": "tampered" if score > 0.5 else "inconclusive",
+    }  # fmt: skip
+
+
+ZOO = {
+    "images": 600, "references": {"clean": 19, "canaries": 8}, "power": share(0.71), "false_alarms": share(0.0),
+    "summary": {
+        "vet": {"auc": share(0.98), "detected": share(0.75), "false_alarms": share(0.05)},
+        "warp_peak": {"auc": share(0.58), "detected": share(0.1), "false_alarms": share(0.05)},
+    },
+    "rows": [teacher(backdoored=kind, score=score) for kind, score in ((True, 0.9), (True, 0.2), (False, 0.1))],
+}  # fmt: skip
+FILTER = {
+    "cells": {"planned": 18, "done": 12},
+    "summary": {
+        "rows": 12, "steered": 8,
+        "deviation": {
+            "auroc_mean": 0.97, "auroc_least": 0.91, "rows_at_least_.90": 8, "false_refusals_mean": 0.03,
+            "false_refusals_most": 0.05, "triggered_refused_mean": 0.9,
+        },
+    },
+}  # fmt: skip
+
+
+def test_both_tables_fill_the_page(tmp_path: Path, project: Path) -> None:
+    page = tmp_path / "detection.md"
+    page.write_text((project / PAGE).read_text())
+    (tmp_path / "zoo.json").write_text(json.dumps(ZOO))
+    write_page(tmp_path, page)
+    text = page.read_text()
+    assert (
+        "3 teachers (2 backdoored), each vetted with 600 clean images beside 19 clean references and 8 canaries" in text
+    )
+    assert "The verdict on the others: 2 inconclusive." in text
+    assert text.index("| 0.20 |") < text.index("| 0.90 |"), "the least suspected comes first"
+    assert "The most suspected clean teacher scores 0.10" in text
+    assert text.count("Not measured yet.") == 1
+    (tmp_path / "filter.json").write_text(json.dumps(FILTER))
+    write_page(tmp_path, page)
+    text = page.read_text()
+    assert "| feature deviation | .97 | .91 | 8 of 8 | .03 | .05 | .90 |" in text
+    assert "12 of 18 planned teachers done" in text
+    assert all(f"<!-- end {name} -->" in text for name in BLOCKS)
