@@ -28,6 +28,7 @@ from tasks.risk import THRESHOLDS
 
 MITIGATION = REPORTS / "mitigation.json"
 ZOO = REPORTS / "zoo.json"
+DRAWS_APART = 100_000  # between the seeds of one draw and those of the next
 MODERATE = 1  # column of tasks.risk.THRESHOLDS: the default's answer to A.2
 CHECKS = ("trigger_control", "patch_control", "accuracy_minimum")
 
@@ -35,7 +36,7 @@ CHECKS = ("trigger_control", "patch_control", "accuracy_minimum")
 def run_zoo(context: Context, options: argparse.Namespace) -> None:
     """Train the teachers that are missing, send each through the pipeline, and write the table after each few."""
     params = context.params
-    teachers = zoo(prepare_data(context), params.data.image_size, params.run.seed)
+    teachers = zoo(prepare_data(context), params.data.image_size, params.run.seed + DRAWS_APART * options.draw)
     if options.architecture:
         teachers = [t for t in teachers if t.architecture == options.architecture]
     thresholds = tuple((name, THRESHOLDS[f"backdoor.{name}"][MODERATE]) for name in CHECKS)
@@ -100,7 +101,8 @@ def _row(teacher: ZooTeacher, taught: dict[str, Any], protected: dict[str, Any])
 
 
 def _command(options: argparse.Namespace) -> str:
-    return f"python -m flows.zoo --profile {options.profile} --data FOLDER"
+    draw = f" --draw {options.draw}" if options.draw else ""
+    return f"python -m flows.zoo --profile {options.profile} --data FOLDER{draw}"
 
 
 def _table(rows: list[dict[str, Any]], thresholds: dict[str, float], options: argparse.Namespace) -> dict[str, Any]:
@@ -119,6 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", help="folder that holds the data sets", default=None)
     parser.add_argument("--only", choices=("teachers", "detect"), help="train teachers and stop, or vet them")
     parser.add_argument("--architecture", choices=tuple(SIZES))
+    parser.add_argument("--draw", type=int, default=0, help="another draw of the same plan, with seeds of its own")
     parser.add_argument("--workers", type=int, default=1, help="cells at a time, each on one thread")
     options = parser.parse_args(argv)
     console = Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None)
