@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.special import logsumexp
 
 from tasks.backdoor.calibration import FLOOR, Calibration, calibrate, threshold_of
@@ -39,17 +40,22 @@ def test_a_clean_reference_is_judged_by_the_others() -> None:
     assert calibrate(odd, []).clean[-1] > with_itself + 5
 
 
-@pytest.mark.parametrize(("n", "alarms", "k"), [(19, 0.05, 1), (39, 0.05, 2), (20, 0.05, 1), (9, 0.2, 2)])
-def test_the_threshold_is_the_conformal_order_statistic(n: int, alarms: float, k: int) -> None:
-    values = np.random.default_rng(n).normal(size=n)
-    assert threshold_of(values, alarms) == np.sort(values)[-k]
-    assert k / (n + 1) <= alarms
+@pytest.mark.parametrize(("n", "alarms"), [(5, 0.05), (19, 0.05), (40, 0.1)])
+def test_the_threshold_of_one_detector_is_students_prediction_bound(n: int, alarms: float) -> None:
+    deviations = np.random.default_rng(n).normal(size=(n, 1))
+    bound = deviations.std(ddof=1) * np.sqrt(1 + 1 / n) * stats.t.ppf(1 - alarms, n - 1)
+    assert threshold_of(deviations, alarms) == pytest.approx(bound, rel=0.02)
 
 
 def test_the_threshold_keeps_its_promise_on_fresh_clean_models() -> None:
     rng = np.random.default_rng(5)
-    exceeded = np.mean([rng.normal() > threshold_of(rng.normal(size=19), 0.05) for _ in range(4000)])
-    assert 0.035 < exceeded < 0.065
+    exceeded = 0
+    for _ in range(400):
+        clean = [{"a": float(v), "b": float(w)} for v, w in rng.normal(size=(19, 2))]
+        calibration = calibrate(clean, [])
+        further = rng.normal(size=(20, 2))
+        exceeded += sum(calibration.statistic({"a": v, "b": w}) > calibration.threshold for v, w in further)
+    assert 0.03 < exceeded / 8000 < 0.065
 
 
 def test_verdicts() -> None:
@@ -77,7 +83,7 @@ def test_nothing_is_claimed_without_canaries_or_with_few_references() -> None:
     alone = calibrate(CLEAN, [])
     assert alone.verdict(usual) == "inconclusive"
     assert alone.power.as_json() == {"value": None, "low": 0.0, "high": 1.0, "hits": 0, "n": 0}
-    few = calibrate(CLEAN[:18], CAUGHT)
+    few = calibrate(CLEAN[:4], CAUGHT)
     assert few.threshold == float("inf")
     assert few.verdict(odd) == few.verdict(usual) == "inconclusive"
     with pytest.raises(GatehouseError, match="at least 3 clean"):
