@@ -44,7 +44,8 @@ def _transfer(name: str, key: str) -> Callable[[Tables], str]:
                 (
                     r["attack"], str(r[key]), _side(r),
                     f"**{number(r['mean'], r['sd'])}**", number(r["published"]["mean"], r["published"]["sd"]),
-                    number(r["clean_rate"]["mean"]), number(r["accuracy"]["mean"], r["accuracy"]["sd"]), number(r["published"]["accuracy"]),
+                    number(r["clean_rate"]["mean"]),
+                    number(r["accuracy"]["mean"], r["accuracy"]["sd"]), number(r["published"]["accuracy"]),
                     number(r["trigger_control"]["mean"], r["trigger_control"]["sd"]), r.get("worst_class", "–"),
                     str(r["seeds"]),
                 )
