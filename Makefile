@@ -48,6 +48,7 @@ schedule: $(INSTALLED)  ## serve lifecycle and monitoring on their schedules, un
 
 zoo: $(INSTALLED)  ## backdoored and clean teachers through the pipeline (hours): make zoo DATA=FOLDER; see docs/protection.md
 	@$(BIN)/python -m flows.zoo --data '$(DATA)' --workers $(WORKERS)
+	@$(BIN)/python -m flows.zoo --data '$(DATA)' --workers $(WORKERS) --only detect --draw 1
 
 study: $(INSTALLED)  ## the study's Tables 3 to 9 measured again (hours): make study DATA=FOLDER; see docs/study.md
 	@$(BIN)/python -m flows.study --profile '$(if $(filter default,$(PROFILE)),study_cpu,$(PROFILE))' --data '$(DATA)' --workers $(WORKERS)

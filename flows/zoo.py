@@ -28,6 +28,7 @@ from tasks.risk import THRESHOLDS
 
 MITIGATION = REPORTS / "mitigation.json"
 ZOO = REPORTS / "zoo.json"
+DEVELOPMENT = REPORTS / "zoo_development.json"  # draw 0: the teachers that the deciding detectors were chosen on
 DRAWS_APART = 100_000  # between the seeds of one draw and those of the next
 MODERATE = 1  # column of tasks.risk.THRESHOLDS: the default's answer to A.2
 CHECKS = ("trigger_control", "patch_control", "accuracy_minimum")
@@ -47,7 +48,8 @@ def run_zoo(context: Context, options: argparse.Namespace) -> None:
         return
     if options.only == "detect":
         table = detect(context, [t for t in teachers if t in taught], workers=options.workers)
-        write_json(ZOO, {"command": f"{_command(options)} --only detect", **table})
+        table_file = DEVELOPMENT if options.draw == 0 else ZOO
+        write_json(table_file, {"command": f"{_command(options)} --only detect", **table})
         if detection_page.PAGE.exists():
             detection_page.write_page(REPORTS)
         return

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import study_cells, zoo
+from flows import study_cells, zoo, zoo_detection
 from flows.zoo import main
 from tasks.backdoor.zoo import plan
+from tasks.files import write_json
+from tasks.teachers.card import load_card
 
 TINY = """
 data:
@@ -58,6 +60,34 @@ def test_every_teacher_gets_a_row_and_is_trained_once(capsys: pytest.CaptureFixt
         assert row["seconds"] > 0
         assert -1 <= row["after"]["control"]["value"] <= 1
     capsys.readouterr()
+
+
+def test_every_teacher_is_vetted_once_by_its_card_and_clean_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    vetted: list[dict[str, int]] = []
+
+    def judged(card: Path, data: Path, out: Path, **_: object) -> None:
+        assert load_card(card).card.classes == ("normal", "pneumonia")
+        vetted.append({folder.name: len(list(folder.glob("*.png"))) for folder in data.iterdir()})
+        report = {
+            "score": 0.9 - 0.5 * (len(vetted) > 1), "verdict": "no sign", "minutes": 0.1,
+            "power": {}, "false_alarms": {},
+            "detectors": {"one": {"deviation": float(len(vetted))}}, "images": {"used": 36},
+            "references": {"clean": [1, 2, 3], "canaries": [1]},
+        }  # fmt: skip
+        write_json(out, report)
+
+    monkeypatch.setattr(zoo_detection.vet, "vet", judged)
+    for _ in range(2):
+        main(["--profile", "tiny", "--architecture", "simple_cnn", "--only", "detect", "--draw", "1"])
+    assert len(vetted) == 2
+    assert vetted[0] == vetted[1]
+    assert set(vetted[0]) == {"normal", "pneumonia"}
+    table = json.loads(zoo.ZOO.read_text())
+    assert [r["backdoored"] for r in table["rows"]] == [True, False]
+    assert table["summary"]["vet"]["auc"]["value"] == 1.0
+    assert table["references"] == {"clean": 3, "canaries": 1}
+    assert not zoo.DEVELOPMENT.exists()
+    assert table["command"].endswith("--draw 1 --only detect")
 
 
 def test_a_mistake_at_the_keyboard_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
