@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from flows import study_cells
+from flows.pages import number
 from flows.profile import profile_params
 from flows.study import main
-from flows.study_page import BLOCKS, number, write_page
+from flows.study_page import BLOCKS, write_page
 from tasks.errors import GatehouseError
 
 TINY = """
