@@ -29,8 +29,8 @@ study:
   strip_blends: 4
   strip_alphas: [0.001, 0.5]
   recovery_epochs: 1
-  simple_cnn: {seeds: 2, teacher_images: 80, teacher_epochs: 1, imc_epochs: 2, student_images: 80, student_epochs: 1, val_images: 20,
-    test_images: 60, pruning_images: 60, pruning_epochs: 1, recovery_images: 30}
+  simple_cnn: {seeds: 2, teacher_images: 80, teacher_epochs: 1, imc_epochs: 2, student_images: 80, student_epochs: 1,
+    val_images: 20, test_images: 60, pruning_images: 60, pruning_epochs: 1, recovery_images: 30}
 """
 ASKED = ["--profile", "tiny", "--architecture", "simple_cnn", "--seeds", "1"]
 
