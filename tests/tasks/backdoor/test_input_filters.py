@@ -120,6 +120,16 @@ def test_threshold_refuses_no_more_than_the_wanted_share(values: list[float], wa
     assert share_refused(scores + 11, threshold_of(scores, wanted))["value"] == 1
 
 
+def test_threshold_keeps_false_refusals_of_new_inputs_within_the_wanted_share_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    kept = [(rng.random(4000) > threshold_of(rng.random(192), 0.05)).mean() <= 0.05 for _ in range(300)]
+    assert np.mean(kept) > 0.91  # .95 is promised; three standard deviations below
+    assert share_refused(np.arange(192.0), threshold_of(np.arange(192.0), 0.05))["value"] == pytest.approx(
+        4 / 192, 1e-4
+    )
+    assert threshold_of(np.arange(20.0), 0.05) == 19  # too few for the promise: the largest
+
+
 @given(st.integers(2, 900))
 def test_images_that_set_the_threshold_are_not_those_learned_from(n: int) -> None:
     images = np.arange(n).reshape(n, 1, 1, 1)
