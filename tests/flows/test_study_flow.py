@@ -115,7 +115,10 @@ def test_every_table_of_a_network_is_measured(project: Path) -> None:
     for table in ("table3", "table4", "table5", "table7", "table9", "recovery"):
         own = [r for r in rows(table) if r["architecture"] == "simple_cnn"]
         assert own
-        assert all(r["seeds"] == 1 and r["mean"] is not None for r in own), table
+        assert all(r["seeds"] == 1 for r in own), table
+        # Nothing was planted in a clean teacher, so nothing of its trigger can be recovered.
+        planted = [r for r in own if (table, r["attack"]) != ("recovery", "clean")]
+        assert all(r["mean"] is not None for r in planted), table
     assert all(r["seeds"] == 0 for t in ("table6", "table8") for r in rows(t))
     assert {r["alpha"]["mean"] for r in rows("table9")} <= {0.001, 0.5}
     assert {r["model"] for r in rows("table7") if r["attack"] == "latent"} == {"student"}
