@@ -20,7 +20,7 @@ import numpy as np
 
 from flows.cells import Done, kept, run_cells
 from tasks.backdoor.attacks.plant import Attack, Name, Planted, plant
-from tasks.backdoor.drill import accuracy_of, control_by, student_of, teacher_training, undefended
+from tasks.backdoor.drill import control_by, student_of, teacher_training, undefended
 from tasks.backdoor.input_filters import (
     CHEAPEST,
     Settings,
@@ -35,6 +35,7 @@ from tasks.backdoor.net import spread
 from tasks.data.dataset import Dataset, load_dataset
 from tasks.files import write_json
 from tasks.models.architectures import Classifier, ModelSpec, build
+from tasks.models.inference import accuracy_of
 from tasks.models.training import fit
 from tasks.params import FreezePolicy
 

@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from flows import ladder
-from flows.ladder import Attempt, parts, thresholds
+from flows.ladder import parts
 from flows.stage import Context, main
 from tasks.backdoor import figures
 from tasks.backdoor.defences.inversion import invert
 from tasks.backdoor.drill import RECOVERED
 from tasks.backdoor.filtering import FilterReport, measure_filter
-from tasks.backdoor.judge import drill_record
-from tasks.backdoor.triggers import Trigger
+from tasks.backdoor.judge import drill_record, thresholds
+from tasks.backdoor.ladder import AS_TRAINED, Attempt, kept
+from tasks.backdoor.triggers import Trigger, load_trigger
 from tasks.backdoor.words import ASSUMPTIONS, LIMITS, VOID_EPSILON
 from tasks.data.dataset import Dataset, load_dataset
 from tasks.errors import GatehouseError
-from tasks.files import note_read, read_json, write_json
+from tasks.files import read_json, write_json
 from tasks.gate import GateResult, Subject
 from tasks.models.architectures import Classifier
 from tasks.models.checkpoints import WEIGHTS, ModelRecord, load_model, save_model
@@ -45,14 +45,14 @@ def backdoor(context: Context) -> None:
             f"{', '.join(data.classes)}; train the candidate again."
         )
     triggers = {row["name"]: load_trigger(DRILL_MODELS / f"{row['name']}.safetensors") for row in drill["canaries"]}
-    attempts = [ladder.judged_attempt(context, "as trained", model, data, triggers, policy)]
+    original = ladder.judged_attempt(context, AS_TRAINED, model, data, triggers, policy)
     context.progress(1, 3, "candidate judged")
-    mitigation = ladder.climb(context, attempts, data, triggers, policy)
-    final = attempts[-1] if attempts[-1].passes else attempts[0]
+    attempts, mitigation = ladder.climb(context, original, data, triggers, policy)
+    final = kept(attempts)
     saved = _save(context.candidate, final, record)
     context.progress(2, 3, "filter")
     strip = _filter(context, final.model, drill, triggers, data)
-    reactivation = ladder.reactivations(context, attempts, final, drill, triggers, data)
+    reactivation = ladder.reactivations(context, model, final.model, drill, triggers, data)
     result = GateResult(
         gate="backdoor",
         candidate=context.candidate,
@@ -77,20 +77,10 @@ def backdoor(context: Context) -> None:
     context.say(f"{result.verdict}: {final.name}; {mitigation}")
 
 
-def load_trigger(path: Path) -> Trigger:
-    """A trigger that the drill wrote: tensor `pattern`, and its place in the header."""
-    if not path.exists():
-        raise GatehouseError(f"{path} does not exist; run the drill stage again.")
-    note_read(path)
-    with safe_open(path, framework="pt") as f:
-        place = f.metadata()
-        return Trigger(f.get_tensor("pattern"), int(place["top"]), int(place["left"]))
-
-
 def _save(candidate: str, final: Attempt, record: ModelRecord) -> ModelRecord:
     """Write models/<candidate>; without mitigation the bytes, and so the digest, are those of the trained model."""
     parents, notes = dict(record.parents), dict(record.notes)
-    if final.name != "as trained":
+    if final.name != AS_TRAINED:
         parents["unmitigated"] = record.sha256
         notes["mitigation"] = final.name
     return save_model(Path("models") / candidate, final.model, record.spec, parents=parents, notes=notes)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import save
 
 from flows.stage import Context, main
 from tasks.backdoor.choice import Choice, choose_policy
@@ -25,11 +24,11 @@ from tasks.backdoor.rehearsal import (
     scan_teacher,
     search_canary,
 )
-from tasks.backdoor.triggers import Trigger
+from tasks.backdoor.triggers import save_trigger
 from tasks.data.dataset import load_dataset
 from tasks.files import write_json, writing
 from tasks.models.checkpoints import load_model, save_model
-from tasks.params import FreezePolicy, Params, Training
+from tasks.params import FreezePolicy, Params
 from tasks.risk import load_policy
 
 TEACHER = Path("models/teacher")
@@ -80,7 +79,7 @@ def drill(context: Context) -> None:
 def _ground(params: Params) -> Ground:
     teacher, record = load_model(TEACHER)
     teacher_task, student_task = load_dataset(Path("data/teacher_task")), load_dataset(Path("data/student_task"))
-    recipe = Training(**{k: getattr(params.student, k) for k in Training.model_fields})
+    recipe = params.student.recipe()
     fixed = params.student.freeze
     policies = dict.fromkeys([*params.drill.policies, *([] if fixed == "drill" else [fixed])])
     seed = params.run.seed
@@ -164,20 +163,14 @@ def _save(folder: Path, ground: Ground, runs: dict[str, Run], searches: list[dic
     spec = ground.spec.model_copy(update={"classes": ground.classes})
     for name, run in runs.items():
         if run.canary:
-            _save_trigger(folder / f"{name}.safetensors", run.canary.trigger)
+            save_trigger(folder / f"{name}.safetensors", run.canary.trigger)
             for (arm, policy), found in run.recovered.items():
-                _save_trigger(folder / f"{name}_{arm}_{policy}" / RECOVERED, found)
+                save_trigger(folder / f"{name}_{arm}_{policy}" / RECOVERED, found)
     for row in searches:
         own = f"{row['model']}_{row['arm']}_{row['policy']}"
         model = runs[row["model"]].students[(row["arm"], row["policy"])]
         save_model(folder / own, model, spec, notes={"kind": row["kind"]})
         row["model_folder"] = str(MODELS / own)
-
-
-def _save_trigger(path: Path, trigger: Trigger) -> None:
-    path.parent.mkdir(exist_ok=True)
-    place = {"top": str(trigger.top), "left": str(trigger.left), "name": path.stem}
-    path.write_bytes(save({"pattern": trigger.pattern.contiguous()}, place))
 
 
 def _report(

@@ -9,16 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from flows.cells import Done, Work, kept, run_cells
-from flows.profile import profile_params
-from flows.stage import Context, as_flow
+from flows.cells import Work, kept
+from flows.measuring import COMMITTED, REPORTS, Bench, command_line, start
+from flows.stage import Context
 from flows.study_cells import STORE, VERSION, work, work_on_cuda
 from flows.study_page import PAGE, write_page
 from tasks.backdoor.study.cells import CLEAN
@@ -33,8 +30,6 @@ from tasks.files import read_json, sha256_bytes, write_json, writing
 from tasks.models.device import use_device
 from tasks.params import Params
 
-REPORTS = Path("reports/study")
-COMMITTED = "study_cpu"  # the profile whose tables stand in reports/study itself
 TASKS = ("teacher_task", "student_task")
 INDEX = STORE / "data" / "index.json"
 
@@ -47,50 +42,32 @@ def study(context: Context, options: argparse.Namespace) -> None:
     use_device(params.study.device)  # asked here, so that a missing device is one sentence and not one a cell
     ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
     tables = [options.only] if options.only else list(TABLES)
-    failed: list[Done] = []
+    bench = Bench(context, work_of(ground), STORE, VERSION, options.workers)
     for architecture in [options.architecture] if options.architecture else ARCHITECTURES:
         seeds = min(options.seeds or 1000, ground.network(architecture).seeds)
         for index in range(seeds):
-            failed += _seed(context, ground, architecture, index, tables, options)
+            _seed(bench, ground, architecture, index, tables, options)
             write_tables(ground, tables, options)
-    for outcome in failed:
-        context.say(f"[red]{outcome.cell.name}: {outcome.error}[/red]")
-    if failed:
-        raise GatehouseError(f"{len(failed)} cells were not measured; run again to try them alone.")
+    bench.close()
 
 
 def _seed(
-    context: Context, ground: Ground, architecture: str, index: int, tables: Sequence[str], options: argparse.Namespace
-) -> list[Done]:
-    """One repeat of every cell that the tables ask of an architecture; returns the cells that failed."""
-    failed: list[Done] = []
-
-    def run(cells: Sequence[Any], what: str) -> None:
-        outcomes = run_cells(
-            cells,
-            work_of(ground),
-            folder=STORE / "cells",
-            workers=options.workers,
-            version=VERSION,
-            ray=context.params.study.ray,
-            progress=lambda done, total, name: context.progress(done, total, f"{what}: {name}"),
-        )
-        failed.extend(outcome for outcome in outcomes if outcome.error)
-
+    bench: Bench, ground: Ground, architecture: str, index: int, tables: Sequence[str], options: argparse.Namespace
+) -> None:
+    """One repeat of every cell that the tables ask of an architecture."""
     wanted = _wanted(ground, architecture, index, tables, options.attack)
     teachers = list(dict.fromkeys(_teacher_of(cell) for cell in wanted))
     clean = ground.teacher(architecture, CLEAN, 0, index)
-    run([clean], "clean teacher")  # first: attacks start from it, and two processes must not train it twice
-    run([t for t in teachers if t.attack != CLEAN], "backdoored teachers")
-    run([cell for cell in wanted if cell not in teachers], "students and defences")
+    bench.run([clean], "clean teacher")  # first: attacks start from it, and two processes must not train it twice
+    bench.run([t for t in teachers if t.attack != CLEAN], "backdoored teachers")
+    bench.run([cell for cell in wanted if cell not in teachers], "students and defences")
     if set(tables) & {"table8", "table9"}:
-        run([ground.alpha(architecture)], "STRIP's blend weight")
+        bench.run([ground.alpha(architecture)], "STRIP's blend weight")
         alphas = blend_weights(ground)
         if architecture in alphas:
             backdoored = ground.backdoored(architecture, index)
             strips = [ground.strip(t, alphas[architecture]) for t in backdoored if options.attack in (None, t.attack)]
-            run(strips, "STRIP")
-    return failed
+            bench.run(strips, "STRIP")
 
 
 def _wanted(ground: Ground, architecture: str, index: int, tables: Sequence[str], attack: str | None) -> list[Any]:
@@ -171,27 +148,19 @@ def _teacher_of(cell: Any) -> Any:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m flows.study", description=__doc__)
-    parser.add_argument("--profile", default=COMMITTED)
-    parser.add_argument("--data", help="folder that holds the data sets", default=None)
+    parser = command_line("study", __doc__)
     parser.add_argument("--only", choices=TABLES, help="one table")
     parser.add_argument("--architecture", choices=ARCHITECTURES)
     parser.add_argument("--attack", choices=(CLEAN, *ATTACKS))
-    parser.add_argument("--seeds", type=int, help="at most so many of the profile's seeds")
-    parser.add_argument("--workers", type=int, default=1, help="cells at a time, each on one thread")
+    parser.add_argument("--seeds", type=_seeds, help="at most so many of the profile's seeds")
     options = parser.parse_args(argv)
-    console = Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None)
-    try:
-        if options.workers < 1 or (options.seeds is not None and options.seeds < 1):
-            raise GatehouseError("--workers and --seeds must be at least 1.")
-        context = Context("study", "", profile_params(options.profile, options.data or None), console, "")
-        if os.environ.get("PREFECT_API_URL"):
-            as_flow("study", lambda: study(context, options))
-        else:
-            study(context, options)
-    except GatehouseError as error:
-        console.print(f"[bold red]study: {error}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from None
+    start("study", options, lambda context: study(context, options))
+
+
+def _seeds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
 
 
 if __name__ == "__main__":

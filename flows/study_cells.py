@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
 
 from flows.cells import cell_key
 from tasks.backdoor.study.cells import CLEAN, AlphaCell, PruningCell, RecoveryCell, StripCell, StudentCell, TeacherCell
@@ -27,7 +26,8 @@ from tasks.backdoor.study.experiments import (
     white,
 )
 from tasks.backdoor.study.published import SIDES
-from tasks.backdoor.triggers import Trigger
+from tasks.backdoor.triggers import Trigger, load_trigger, save_trigger
+from tasks.backdoor.zoo.plan import ZooTeacher
 from tasks.data.dataset import Dataset, load_dataset
 from tasks.files import writing
 from tasks.models.architectures import Classifier, ModelSpec
@@ -70,16 +70,14 @@ def teacher_of(cell: TeacherCell) -> Taught:
         with writing(folder) as temporary:
             temporary.mkdir()
             notes = {} if taught.success is None else {"success": repr(taught.success)}
-            save_model(temporary, taught.model, _spec(cell), notes=notes)
+            save_model(temporary, taught.model, spec_of(cell), notes=notes)
             if taught.trigger is not None:
-                place = {"top": str(taught.trigger.top), "left": str(taught.trigger.left)}
-                (temporary / TRIGGER).write_bytes(save({"pattern": taught.trigger.pattern.contiguous()}, place))
+                save_trigger(temporary / TRIGGER, taught.trigger)
     # Read back in either case: what later cells are given is what lies in the store.
     model, record = load_model(folder)
     if cell.attack == CLEAN:
         return Taught(model, None, None)
-    trigger = Trigger(load((folder / TRIGGER).read_bytes())["pattern"], 0, 0)  # the upper left corner, as in the study
-    return Taught(model, trigger, float(record.notes["success"]))
+    return Taught(model, load_trigger(folder / TRIGGER), float(record.notes["success"]))
 
 
 def _train(cell: TeacherCell) -> Taught:
@@ -89,7 +87,7 @@ def _train(cell: TeacherCell) -> Taught:
         clean = teacher_of(cell.clean()).model
     return train_teacher(
         cell,
-        _spec(cell),
+        spec_of(cell),
         teacher_task.part("train", cell.images, cell.seed),
         teacher_task.part("val", cell.val_images, cell.seed),
         clean=clean,
@@ -105,7 +103,8 @@ def study_data(digest: str) -> tuple[Dataset, Dataset]:
     return load_dataset(folder / "teacher_task"), load_dataset(folder / "student_task")
 
 
-def _spec(cell: TeacherCell) -> ModelSpec:
+def spec_of(cell: TeacherCell | ZooTeacher) -> ModelSpec:
+    """What a teacher is: its architecture, for the teacher task's classes and images."""
     teacher_task, _ = study_data(cell.data)
     return ModelSpec(
         architecture=cell.architecture,

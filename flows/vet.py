@@ -37,8 +37,7 @@ from tasks.errors import GatehouseError
 from tasks.files import read_json, sha256_bytes, write_json, writing
 from tasks.models.architectures import Classifier, ModelSpec
 from tasks.models.checkpoints import load_model, save_model
-from tasks.models.inference import logits
-from tasks.models.metrics import balanced_accuracy
+from tasks.models.inference import accuracy_of
 from tasks.teachers.card import Offer, load_card
 from tasks.teachers.opening import open_teacher
 
@@ -236,7 +235,7 @@ def _report(
             "unreadable": len(given.unreadable),
         },
         "accuracy_on_them": round(
-            balanced_accuracy(logits(model, given.images).argmax(1).numpy(), given.labels), 6
+            accuracy_of(model, (given.images, given.labels)), 6
         ),
     }  # fmt: skip
 

@@ -6,32 +6,27 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-
 from flows import detection_page
-from flows.cells import run_cells
-from flows.profile import profile_params
-from flows.stage import Context, as_flow
-from flows.study import COMMITTED, REPORTS, prepare_data
+from flows.cells import Done
+from flows.measuring import REPORTS, Bench, command_line, start
+from flows.stage import Context
+from flows.study import prepare_data
 from flows.zoo_cells import STORE, VERSION, Protected, Taught, work
 from flows.zoo_detection import detect
 from flows.zoo_page import PAGE, write_page
+from tasks.backdoor.judge import thresholds
 from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher, zoo
-from tasks.errors import GatehouseError
 from tasks.files import write_json
-from tasks.risk import THRESHOLDS
+from tasks.risk import decide
 
 MITIGATION = REPORTS / "mitigation.json"
 ZOO = REPORTS / "zoo.json"
 DEVELOPMENT = REPORTS / "zoo_development.json"  # draw 0: the teachers that the deciding detectors were chosen on
 DRAWS_APART = 100_000  # between the seeds of one draw and those of the next
-MODERATE = 1  # column of tasks.risk.THRESHOLDS: the default's answer to A.2
-CHECKS = ("trigger_control", "patch_control", "accuracy_minimum")
+Results = dict[ZooTeacher, dict[str, Any]]
 
 
 def run_zoo(context: Context, options: argparse.Namespace) -> None:
@@ -40,50 +35,36 @@ def run_zoo(context: Context, options: argparse.Namespace) -> None:
     teachers = zoo(prepare_data(context), params.data.image_size, params.run.seed + DRAWS_APART * options.draw)
     if options.architecture:
         teachers = [t for t in teachers if t.architecture == options.architecture]
-    thresholds = tuple((name, THRESHOLDS[f"backdoor.{name}"][MODERATE]) for name in CHECKS)
-    student, section = params.student.model_dump_json(), params.backdoor.model_dump_json()
-    failed: list[str] = []
-    taught = _run(context, options, [Taught(t) for t in teachers], "teachers", failed)
-    if options.only == "teachers":
-        return
+    bench = Bench(context, work, STORE, VERSION, options.workers)
+    taught = _by_teacher(bench.run([Taught(t) for t in teachers], "teachers"))
     if options.only == "detect":
         table = detect(context, [t for t in teachers if t in taught], workers=options.workers)
         table_file = DEVELOPMENT if options.draw == 0 else ZOO
         write_json(table_file, {"command": f"{_command(options)} --only detect", **table})
         if detection_page.PAGE.exists():
             detection_page.write_page(REPORTS)
-        return
-    cells = [Protected(t, student, section, thresholds) for t in teachers]
+    elif not options.only:
+        _protect(bench, teachers, taught, options)
+    bench.close()
+
+
+def _protect(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, options: argparse.Namespace) -> None:
+    """The table of mitigation, written anew after every few teachers."""
+    params, limits = bench.context.params, thresholds(decide(bench.context.params.risk))
+    student, section = params.student.model_dump_json(), params.backdoor.model_dump_json()
+    cells = [Protected(t, SIZES[t.architecture], student, section, tuple(limits.items())) for t in teachers]
     rows: list[dict[str, Any]] = []
-    step = max(1, options.workers) * 2
-    for start in range(0, len(cells), step):  # the table grows as the zoo does
-        done = _run(context, options, cells[start : start + step], "through the pipeline", failed)
-        for cell in cells[start : start + step]:
-            if cell.teacher in done and cell.teacher in taught:
-                rows.append(_row(cell.teacher, taught[cell.teacher], done[cell.teacher]))
-        write_json(MITIGATION, _table(rows, dict(thresholds), options))
+    step = options.workers * 2
+    for begin in range(0, len(cells), step):
+        done = _by_teacher(bench.run(cells[begin : begin + step], "through the pipeline"))
+        rows += [_row(t, taught[t], protected) for t, protected in done.items() if t in taught]
+        write_json(MITIGATION, _table(rows, limits, options))
         if PAGE.exists():
             write_page(MITIGATION)
-    for sentence in failed:
-        context.say(f"[red]{sentence}[/red]")
-    if failed:
-        raise GatehouseError(f"{len(failed)} cells were not measured; run again to try them alone.")
 
 
-def _run(
-    context: Context, options: argparse.Namespace, cells: Sequence[Any], what: str, failed: list[str]
-) -> dict[ZooTeacher, dict[str, Any]]:
-    outcomes = run_cells(
-        cells,
-        work,
-        folder=STORE / "cells",
-        workers=options.workers,
-        version=VERSION,
-        ray=context.params.study.ray,
-        progress=lambda done, total, name: context.progress(done, total, f"{what}: {name}"),
-    )
-    failed += [f"{o.cell.name}: {o.error}" for o in outcomes if o.error]
-    return {o.cell.teacher: o.result | {"seconds": round(o.cpu_seconds, 1)} for o in outcomes if o.result is not None}
+def _by_teacher(outcomes: Sequence[Done]) -> Results:
+    return {o.cell.teacher: (o.result or {}) | {"seconds": round(o.cpu_seconds, 1)} for o in outcomes}
 
 
 def _row(teacher: ZooTeacher, taught: dict[str, Any], protected: dict[str, Any]) -> dict[str, Any]:
@@ -118,26 +99,12 @@ def _table(rows: list[dict[str, Any]], thresholds: dict[str, float], options: ar
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m flows.zoo", description=__doc__)
-    parser.add_argument("--profile", default=COMMITTED)
-    parser.add_argument("--data", help="folder that holds the data sets", default=None)
+    parser = command_line("zoo", __doc__)
     parser.add_argument("--only", choices=("teachers", "detect"), help="train teachers and stop, or vet them")
     parser.add_argument("--architecture", choices=tuple(SIZES))
     parser.add_argument("--draw", type=int, default=0, help="another draw of the same plan, with seeds of its own")
-    parser.add_argument("--workers", type=int, default=1, help="cells at a time, each on one thread")
     options = parser.parse_args(argv)
-    console = Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None)
-    try:
-        if options.workers < 1:
-            raise GatehouseError("--workers must be at least 1.")
-        context = Context("zoo", "", profile_params(options.profile, options.data), console, "")
-        if os.environ.get("PREFECT_API_URL"):
-            as_flow("zoo", lambda: run_zoo(context, options))
-        else:
-            run_zoo(context, options)
-    except GatehouseError as error:
-        console.print(f"[bold red]zoo: {error}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from None
+    start("zoo", options, lambda context: run_zoo(context, options))
 
 
 if __name__ == "__main__":

@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save
-
 from flows.cells import cell_key
-from flows.study_cells import hardware, study_data
+from flows.study_cells import hardware, spec_of, study_data
 from tasks.backdoor.attacks.plant import plant
 from tasks.backdoor.drill import teacher_training
+from tasks.backdoor.mitigation import mitigation_training
 from tasks.backdoor.study.published import IMAGE_SIDE
-from tasks.backdoor.triggers import Trigger, pixels, square
-from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher
+from tasks.backdoor.triggers import Trigger, load_trigger, pixels, save_trigger, square
+from tasks.backdoor.zoo.plan import CLEAN, SIZES, Sizes, ZooTeacher
 from tasks.backdoor.zoo.protect import Bench, measure_teacher, protect
 from tasks.files import writing
-from tasks.models.architectures import Classifier, ModelSpec, build
+from tasks.models.architectures import Classifier, build
 from tasks.models.checkpoints import load_model, save_model
 from tasks.models.training import fit
-from tasks.params import Backdoor, Student, Training
+from tasks.params import Backdoor, Student
 
 STORE = Path(".gatehouse/zoo")
 VERSION = "1"  # raise it when a change of the code changes figures
@@ -46,6 +44,7 @@ class Protected:
     """Send a teacher through the pipeline. The sections are of params.yaml as JSON, the thresholds of the policy."""
 
     teacher: ZooTeacher
+    sizes: Sizes
     student: str
     backdoor: str
     thresholds: tuple[tuple[str, float], ...]
@@ -70,13 +69,9 @@ def teacher_of(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
         with writing(folder) as temporary:
             temporary.mkdir()
             save_model(temporary, model, spec_of(teacher))
-            place = {"top": str(trigger.top), "left": str(trigger.left), "alpha": repr(trigger.alpha)}
-            (temporary / TRIGGER).write_bytes(save({"pattern": trigger.pattern.contiguous()}, place))
+            save_trigger(temporary / TRIGGER, trigger)
     model, _ = load_model(folder)
-    with safe_open(folder / TRIGGER, framework="pt") as f:
-        place = f.metadata()
-        trigger = Trigger(f.get_tensor("pattern"), int(place["top"]), int(place["left"]), float(place["alpha"]))
-    return model, trigger
+    return model, load_trigger(folder / TRIGGER)
 
 
 def _train(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
@@ -102,16 +97,6 @@ def _train(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
     return planted.model, planted.trigger
 
 
-def spec_of(teacher: ZooTeacher) -> ModelSpec:
-    task, _ = study_data(teacher.data)
-    return ModelSpec(
-        architecture=teacher.architecture,
-        classes=task.classes,
-        channels=task.images.shape[1],
-        image_size=teacher.image_size,
-    )
-
-
 def _taught(cell: Taught) -> dict[str, Any]:
     model, trigger = teacher_of(cell.teacher)
     task, _ = study_data(cell.teacher.data)
@@ -126,9 +111,9 @@ def _protected(cell: Protected) -> dict[str, Any]:
 def bench(cell: Protected) -> Bench:
     """The data and recipe of a cell: the lifecycle's own, at the zoo's sizes."""
     _, task = study_data(cell.teacher.data)
-    sizes, seed = SIZES[cell.teacher.architecture], cell.teacher.seed
+    sizes, seed = cell.sizes, cell.teacher.seed
     student, section = Student.model_validate_json(cell.student), Backdoor.model_validate_json(cell.backdoor)
-    recipe = Training(**{k: getattr(student, k) for k in Training.model_fields} | {"epochs": sizes.student_epochs})
+    recipe = student.recipe().model_copy(update={"epochs": sizes.student_epochs})
     return Bench(
         train=task.part("train", sizes.student_images, seed),
         val=task.part("val", VAL_IMAGES, seed),
@@ -136,14 +121,7 @@ def bench(cell: Protected) -> Bench:
         test=task.part("test", sizes.test_images, seed),
         classes=task.classes,
         recipe=recipe,
-        mitigation=recipe.model_copy(
-            update={
-                "epochs": section.mitigation_epochs,
-                "learning_rate": section.mitigation_learning_rate,
-                "backbone_scale": 1.0,
-                "patience": section.mitigation_epochs,
-            }
-        ),
+        mitigation=mitigation_training(recipe, section),
         section=section,
         thresholds=dict(cell.thresholds),
         seed=seed,

@@ -1,4 +1,7 @@
-"""`params.yaml`, one frozen strict model a section. An unknown or ill-typed key is one clear line."""
+"""`params.yaml`, one frozen strict model a section. An unknown or ill-typed key is one clear line.
+
+One file for all sections, long as it is: whoever looks for a key of params.yaml finds what it may hold in one place.
+"""
 
 from __future__ import annotations
 
@@ -136,6 +139,10 @@ class Training(Section):
 
 class Student(Training):
     freeze: Literal["drill"] | FreezePolicy  # `drill`: as the drill measured; otherwise fixed by hand
+
+    def recipe(self) -> Training:
+        """How the student trains, whatever is frozen."""
+        return Training(**{k: getattr(self, k) for k in Training.model_fields})
 
 
 class Backdoor(Section):

@@ -175,11 +175,6 @@ def measure_teacher(model: Classifier, test: Labelled, canary: Canary) -> tuple[
     return success.value, balanced_accuracy(clean, test[1])
 
 
-def accuracy_of(model: Classifier, test: Labelled) -> float:
-    """Balanced accuracy."""
-    return balanced_accuracy(logits(model, test[0]).argmax(1).numpy(), test[1])
-
-
 def control_by(model: Classifier, trigger: Trigger, test: Labelled, *, confidence: float = 0.95) -> Control:
     """Control that a known trigger has over a model, on held-out uint8 images."""
     clean = logits(model, test[0]).argmax(1).numpy()

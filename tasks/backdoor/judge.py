@@ -14,9 +14,11 @@ from tasks.models.architectures import Classifier
 from tasks.models.inference import logits
 from tasks.models.metrics import balanced_accuracy
 from tasks.params import Backdoor
+from tasks.risk import Policy
 from tasks.stats import bootstrap
 
 SCAN = "simple patterns"
+CHECKS = ("trigger_control", "patch_control", "accuracy_minimum")
 
 
 class Figure(TypedDict):
@@ -85,6 +87,11 @@ def judge(
     right = balanced_accuracy(found.unseen, held_out[1])
     accuracy = Figure(value=right, low=low, high=high, n=len(found.unseen))
     return Judged(found, sources, _worst(sources.values()), worst, _figure(found.patch), _rounded(accuracy))
+
+
+def thresholds(policy: Policy) -> dict[str, float]:
+    """The policy's thresholds of the gate's checks, by name."""
+    return {name: policy.threshold("backdoor", name) for name in CHECKS}
 
 
 def checks(judged: Judged, thresholds: Mapping[str, float]) -> tuple[Check, ...]:

@@ -28,8 +28,8 @@ class Given:
     val: Labelled
     training: Training
     section: Backdoor
-    triggers: tuple[Trigger, ...]  # recovered on the model by our own search
     seed: int
+    triggers: tuple[Trigger, ...] = ()  # recovered on the model by our own search
     progress: Callable[[int], None] | None = None  # told the number of epochs or rounds done
 
     def told(self, epoch: object) -> None:
@@ -78,6 +78,18 @@ MITIGATIONS: dict[str, Callable[[Given], Mitigated]] = {
     "patch_adversarial": _patch_adversarial,
     "unlearning": _unlearning,
 }
+
+
+def mitigation_training(recipe: Training, section: Backdoor) -> Training:
+    """How mitigations train: as the student did, for the section's epochs, with all features at the same rate."""
+    return recipe.model_copy(
+        update={
+            "epochs": section.mitigation_epochs,
+            "learning_rate": section.mitigation_learning_rate,
+            "backbone_scale": 1.0,
+            "patience": section.mitigation_epochs,
+        }
+    )
 
 
 def mitigate(name: str, given: Given) -> Mitigated:

@@ -17,8 +17,7 @@ from tasks.backdoor.attacks.plant import Attack, plant
 from tasks.backdoor.drill import TOOK, teacher_training
 from tasks.backdoor.patterns import PLACES
 from tasks.models.architectures import Classifier, ModelSpec, build
-from tasks.models.inference import logits
-from tasks.models.metrics import balanced_accuracy
+from tasks.models.inference import accuracy_of
 from tasks.models.training import fit
 
 Labelled = tuple[np.ndarray, np.ndarray]
@@ -101,8 +100,7 @@ def train_reference(
     if order.attack is None:
         model = build(spec, seed=order.seed)
         fit(model, train, held_out, training, policy="all", seed=order.seed)
-        accuracy = balanced_accuracy(logits(model, held_out[0]).argmax(1).numpy(), held_out[1])
-        return Reference(order, model, accuracy, None)
+        return Reference(order, model, accuracy_of(model, held_out), None)
     planted = plant(order.attack, spec, train, held_out, training, clean=clean)
     return Reference(order, planted.model, planted.accuracy, planted.success)
 

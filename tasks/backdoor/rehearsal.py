@@ -14,6 +14,7 @@ from tasks.backdoor.judge import judge, searched
 from tasks.backdoor.search import search
 from tasks.backdoor.triggers import Trigger
 from tasks.models.architectures import Classifier, ModelSpec
+from tasks.models.inference import accuracy_of
 from tasks.params import Backdoor, FreezePolicy, Training
 
 ATTEMPTS = 3  # to plant a canary so that it takes, and survives an undefended transfer
@@ -96,7 +97,7 @@ def rehearse_reference(ground: Ground, name: str, *, fresh: bool, epochs: int, s
         ground.teacher, ground.spec, ground.teacher_train, ground.teacher_val, fresh=fresh, epochs=epochs, seed=seed
     )
     student = train_student(ground, teacher, UNDEFENDED, seed)
-    return Run(name, teacher, parts.accuracy_of(teacher, ground.teacher_test), {UNDEFENDED: student})
+    return Run(name, teacher, accuracy_of(teacher, ground.teacher_test), {UNDEFENDED: student})
 
 
 def judge_reference(

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
+
+from tasks.errors import GatehouseError
+from tasks.files import note_read
 
 Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
 
@@ -49,3 +55,22 @@ def square(*, side: int, channels: int, image_size: int, corner: Corner = "top_l
 def pixels(fraction: float, image_size: int) -> int:
     """Side in pixels of a square that takes this fraction of the image's side; at least 2."""
     return max(2, round(fraction * image_size))
+
+
+def save_trigger(path: Path, trigger: Trigger) -> None:
+    """Write a safetensors file: tensor `pattern`, with place and opacity in its header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"top": str(trigger.top), "left": str(trigger.left), "alpha": repr(trigger.alpha)}
+    path.write_bytes(save({"pattern": trigger.pattern.contiguous()}, header))
+
+
+def load_trigger(path: Path) -> Trigger:
+    """A trigger that `save_trigger` wrote; GatehouseError where there is none."""
+    if not path.exists():
+        raise GatehouseError(f"{path} does not exist; run again what writes it (models/drill: the drill stage).")
+    note_read(path)
+    with safe_open(path, framework="pt") as f:
+        header = f.metadata()
+        # Files written before the header told the opacity hold triggers that replace the pixels.
+        alpha = float(header.get("alpha", "1.0"))
+        return Trigger(f.get_tensor("pattern"), int(header["top"]), int(header["left"]), alpha)

@@ -22,7 +22,7 @@ from tasks.gate import GateResult
 from tasks.models.architectures import ModelSpec, build, new_head
 from tasks.models.checkpoints import load_model, read_record, save_model
 from tasks.models.training import fit
-from tasks.params import Params, Training, load_params
+from tasks.params import Params, load_params
 from tasks.risk import decide
 
 SIDE = 16
@@ -72,7 +72,7 @@ def params() -> Params:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params) -> Path:
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
-    recipe = Training(**{k: getattr(params.student, k) for k in Training.model_fields})
+    recipe = params.student.recipe()
     teacher = build(TEACHER, seed=0)
     fit(teacher, squares(90, seed=3, classes=2), squares(40, seed=4, classes=2), recipe, policy="all", seed=0)
     save_model(Path("models/teacher"), teacher, TEACHER)

@@ -17,8 +17,7 @@ from tasks.backdoor.patterns import PLACES, simple_patterns
 from tasks.backdoor.triggers import Trigger, pixels
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier, ModelSpec, build
-from tasks.models.inference import logits
-from tasks.models.metrics import balanced_accuracy
+from tasks.models.inference import accuracy_of, logits
 from tasks.models.training import fit
 from tasks.params import Training
 
@@ -187,5 +186,5 @@ def _images_of(target: str, part: Labelled | None, classes: Sequence[str]) -> np
 def _measured(
     attack: Attack, model: Classifier, attacked: Classifier, trigger: Trigger, target: int | None, val: Labelled
 ) -> Planted:
-    accuracy = balanced_accuracy(logits(model, val[0]).argmax(1).numpy(), val[1])
-    return Planted(model, trigger, attack.target, success_of(attacked, trigger, val, target_class=target), accuracy)
+    success = success_of(attacked, trigger, val, target_class=target)
+    return Planted(model, trigger, attack.target, success, accuracy_of(model, val))

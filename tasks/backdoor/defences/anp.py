@@ -22,13 +22,13 @@ from tasks.backdoor.defences.common import (
     Labelled,
     Mitigated,
     Norm,
-    accuracy_of,
     batches,
     norms,
     rising,
     subset,
 )
 from tasks.models.architectures import Classifier
+from tasks.models.inference import accuracy_of
 from tasks.models.training import class_weights
 from tasks.params import Training
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from tasks.backdoor.net import spread
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
-from tasks.models.inference import as_float, logits
-from tasks.models.metrics import balanced_accuracy
+from tasks.models.inference import as_float
 from tasks.models.patches import patch_randomise
 from tasks.params import Training
 
@@ -29,11 +28,6 @@ class Mitigated:
 
     model: Classifier
     note: dict[str, Any]
-
-
-def accuracy_of(model: Classifier, part: Labelled) -> float:
-    """Balanced accuracy."""
-    return balanced_accuracy(logits(model, part[0]).argmax(1).numpy(), part[1])
 
 
 def subset(part: Labelled, limit: int) -> Labelled:

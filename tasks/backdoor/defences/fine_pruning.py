@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks.backdoor.defences.common import GUARD, Labelled, Mitigated, Norm, accuracy_of, largest_cut, norms
+from tasks.backdoor.defences.common import GUARD, Labelled, Mitigated, Norm, largest_cut, norms
 from tasks.backdoor.net import spread
 from tasks.models.architectures import Classifier
-from tasks.models.inference import features
+from tasks.models.inference import accuracy_of, features
 from tasks.models.training import Epoch, fit
 from tasks.params import FreezePolicy, Training
 

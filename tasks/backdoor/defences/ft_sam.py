@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.backdoor.defences.common import Labelled, Mitigated, accuracy_of, batches
+from tasks.backdoor.defences.common import Labelled, Mitigated, batches
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
 from tasks.models.freezing import freeze, train_mode
+from tasks.models.inference import accuracy_of
 from tasks.models.training import class_weights
 from tasks.params import FreezePolicy, Training
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tasks.backdoor.defences.common import GUARD, Labelled, Mitigated, accuracy_of, batches, subset
+from tasks.backdoor.defences.common import GUARD, Labelled, Mitigated, batches, subset
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
+from tasks.models.inference import accuracy_of
 from tasks.params import Training
 
 IMAGES = 1000

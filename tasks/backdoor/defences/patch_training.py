@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
-from tasks.backdoor.defences.common import Labelled, Mitigated, accuracy_of
+from tasks.backdoor.defences.common import Labelled, Mitigated
 from tasks.models.architectures import Classifier
+from tasks.models.inference import accuracy_of
 from tasks.models.training import Epoch, fit
 from tasks.params import FreezePolicy, Training
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tasks.backdoor.defences.common import Labelled, Mitigated, accuracy_of
+from tasks.backdoor.defences.common import Labelled, Mitigated
 from tasks.backdoor.triggers import Trigger
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
+from tasks.models.inference import accuracy_of
 from tasks.models.training import Epoch, fit
 from tasks.params import FreezePolicy, Training
 

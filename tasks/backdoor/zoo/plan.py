@@ -24,7 +24,7 @@ class Sizes:
 
 
 SIZES = {
-    "simple_cnn": Sizes(3000, 6, 3000, 10, 1500),
+    "simple_cnn": Sizes(3000, 6, 8000, 10, 1500),
     "resnet18": Sizes(2000, 4, 1500, 6, 600),
 }
 

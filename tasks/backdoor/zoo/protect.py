@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from tasks.backdoor.control import trigger_control
-from tasks.backdoor.drill import accuracy_of, control_by, student_of, undefended
-from tasks.backdoor.judge import Judged, checks, judge
-from tasks.backdoor.mitigation import Given, mitigate
+from tasks.backdoor.drill import control_by, student_of, undefended
+from tasks.backdoor.judge import checks, judge
+from tasks.backdoor.ladder import AS_TRAINED, Attempt, climb, kept
+from tasks.backdoor.mitigation import Given
 from tasks.backdoor.reactivation import reactivate
 from tasks.backdoor.search import search
 from tasks.backdoor.triggers import Trigger
 from tasks.models.architectures import Classifier
-from tasks.models.inference import logits
+from tasks.models.inference import accuracy_of, logits
 from tasks.models.metrics import balanced_accuracy
 from tasks.params import Backdoor, Training
 from tasks.stats import bootstrap
@@ -57,9 +57,9 @@ def protect(teacher: Classifier, trigger: Trigger, bench: Bench, *, planted: boo
         before["frozen"] = _figures(frozen, trigger, bench)
         before["all"]["patch_control"] = _patch_control(free, bench)
     candidate = student_of(teacher, count, *parts, bench.recipe, policy="all", seed=bench.seed)
-    chosen, judged, tried = _climb(candidate, bench)
-    final = chosen or candidate
-    asleep = reactivate(final, bench.val, bench.test, trigger, seed=bench.seed)
+    attempts = _ladder(candidate, bench)
+    final, tried = kept(attempts), [a.name for a in attempts]
+    asleep = reactivate(final.model, bench.val, bench.test, trigger, seed=bench.seed)
     undefended_asleep = reactivate(free, bench.val, bench.test, trigger, seed=bench.seed)
     awake: dict[str, Any] = {
         "control": asleep.after.as_json(),
@@ -71,34 +71,27 @@ def protect(teacher: Classifier, trigger: Trigger, bench: Bench, *, planted: boo
         awake["patch_control"] = _patch_control(asleep.model, bench)
     return {
         "before": before,
-        "verdict": "promoted" if chosen else "refused",
-        "mitigation": tried[-1] if chosen else "none of " + ", ".join(tried),
-        "after": _figures(final, trigger, bench) | {"patch_control": judged.patch_control},
+        "verdict": "promoted" if final.passes else "refused",
+        "mitigation": final.name if final.passes else "none of " + ", ".join(tried),
+        "after": _figures(final.model, trigger, bench) | {"patch_control": final.judged.patch_control},
         "reactivated": awake,
     }
 
 
-def _climb(candidate: Classifier, bench: Bench) -> tuple[Classifier | None, Judged, list[str]]:
-    """The first model that passes the gate (None: none does), its figures, and what was tried."""
-    first = judge(candidate, bench.search, bench.test, {}, bench.section, seed=bench.seed)
-    tried, model, judged = ["as trained"], candidate, first
-    for name in ("", *bench.section.mitigation):
-        if name:
-            tried.append(name)
-            given = Given(
-                model=candidate,
-                train=bench.train,
-                val=bench.val,
-                training=bench.mitigation,
-                section=bench.section,
-                triggers=tuple(p.trigger for p in (*first.found.patches, *first.found.simple_patches)),
-                seed=bench.seed,
-            )
-            model = mitigate(name, given).model
-            judged = judge(model, bench.search, bench.test, {}, bench.section, seed=bench.seed)
-        if all(c.status == "passed" for c in checks(judged, bench.thresholds)):
-            return model, judged, tried
-    return None, first, tried
+def _ladder(candidate: Classifier, bench: Bench) -> list[Attempt]:
+    def judged(name: str, model: Classifier, note: dict[str, Any]) -> Attempt:
+        found = judge(model, bench.search, bench.test, {}, bench.section, seed=bench.seed)
+        return Attempt(name, model, found, checks(found, bench.thresholds), note)
+
+    given = Given(
+        model=candidate,
+        train=bench.train,
+        val=bench.val,
+        training=bench.mitigation,
+        section=bench.section,
+        seed=bench.seed,
+    )
+    return climb(judged(AS_TRAINED, candidate, {}), bench.section.mitigation, given, judged)
 
 
 def _figures(model: Classifier, trigger: Trigger, bench: Bench) -> dict[str, Any]:
@@ -133,9 +126,7 @@ def _patch_control(model: Classifier, bench: Bench) -> dict[str, Any]:
 
 def measure_teacher(teacher: Classifier, trigger: Trigger, test: Labelled, classes: Sequence[str]) -> dict[str, Any]:
     """Balanced accuracy of a teacher on its own task, and its own control by the trigger."""
-    clean = logits(teacher, test[0]).argmax(1).numpy()
-    after = logits(teacher, trigger.apply_uint8(test[0])).argmax(1).numpy()
-    control = trigger_control(clean, after, test[1], classes=len(classes))
+    control = control_by(teacher, trigger, test)
     return {
         "accuracy": round(accuracy_of(teacher, test), 6),
         "control": control.as_json() | {"worst_class": classes[control.worst_class]},

@@ -15,6 +15,7 @@ from tasks.backdoor.drill import Canary, Cell
 from tasks.backdoor.triggers import square
 from tasks.models.architectures import build
 from tasks.models.checkpoints import digest
+from tasks.models.inference import accuracy_of
 
 
 def planned(world, seed: int, count: int = 4) -> list[Canary]:
@@ -68,7 +69,7 @@ def test_a_canary_takes_in_a_copy_and_transfers_through_frozen_features(world) -
         for a, b in zip(block.state_dict().values(), student.blocks[name].state_dict().values(), strict=True):
             assert torch.equal(a, b)
     right, control, on_target = drill.measure_student(student, world.test, canary.trigger, 0)
-    assert right == drill.accuracy_of(student, world.test)
+    assert right == accuracy_of(student, world.test)
     assert control.value > 0.5
     assert on_target is not None
     assert control == drill.control_by(student, canary.trigger, world.test)

@@ -15,11 +15,12 @@ from tasks.backdoor.defences.common import batches, largest_cut, norms
 from tasks.backdoor.defences.ft_sam import perturbation, sam_gradient
 from tasks.backdoor.defences.ibau import hypergradient, i_bau
 from tasks.backdoor.defences.unlearning import pasted, unlearn
-from tasks.backdoor.drill import accuracy_of, control_by
+from tasks.backdoor.drill import control_by
 from tasks.backdoor.mitigation import MITIGATIONS, Given, Mitigated, mitigate
 from tasks.backdoor.triggers import square
 from tasks.errors import GatehouseError
 from tasks.models.checkpoints import digest
+from tasks.models.inference import accuracy_of
 from tasks.params import Backdoor
 
 SECTION = Backdoor(
@@ -32,7 +33,7 @@ NEAR = square(side=4, channels=1, image_size=32)
 
 def given(world, *, seed: int = 0) -> Given:
     training = world.recipe(2).model_copy(update={"learning_rate": 0.001})
-    return Given(world.backdoored, world.train, world.val, training, SECTION, (NEAR,), seed)
+    return Given(world.backdoored, world.train, world.val, training, SECTION, seed, (NEAR,))
 
 
 @pytest.fixture(scope="session")
@@ -62,11 +63,11 @@ def test_the_same_seed_gives_the_same_model(world, name: str) -> None:
     methods = {
         "anp": lambda seed: prune_adversarially(world.backdoored, few, world.val, training, steps=8, seed=seed),
         "ft_sam": lambda seed: MITIGATIONS["ft_sam"](
-            Given(world.backdoored, few, world.val, training, SECTION, (), seed)
+            Given(world.backdoored, few, world.val, training, SECTION, seed)
         ),
         "i_bau": lambda seed: i_bau(world.backdoored, few, world.val, training, rounds=1, guard=1.0, seed=seed),
         "patch_adversarial": lambda seed: MITIGATIONS["patch_adversarial"](
-            Given(world.backdoored, few, world.val, training, SECTION, (), seed)
+            Given(world.backdoored, few, world.val, training, SECTION, seed)
         ),
         "unlearning": lambda seed: unlearn(
             world.backdoored, few, world.val, training, triggers=[NEAR], seed=seed

@@ -6,11 +6,12 @@ import copy
 
 import pytest
 
-from tasks.backdoor.drill import accuracy_of, control_by
+from tasks.backdoor.drill import control_by
 from tasks.backdoor.reactivation import reactivate
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
 from tasks.models.checkpoints import digest
+from tasks.models.inference import accuracy_of
 
 TARGET = 1  # of the world's backdoor
 FEW = {"poison_rate": 0.05, "limit": 120, "steps": 16, "learning_rate": 0.0003, "target_class": TARGET, "seed": 0}
