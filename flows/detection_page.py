@@ -33,15 +33,18 @@ def _state(tables: Tables) -> str:
     if not (table := tables.get("zoo")):
         return "Not measured yet."
     rows, own = table["rows"], table["summary"][COMBINED]
-    power, alarms = table["power"], table["false_alarms"]
+    beside = " ".join(
+        f"{NETWORKS[name]}: {c['clean']} clean references and {c['canaries']} canaries from {c['images']} clean "
+        f"images; on these `vet` itself states a power of {_share(c['power'])} at {_share(c['false_alarms'])} false "
+        "alarms."
+        for name, c in table["calibrations"].items()
+    )
     return (
-        f"{len(rows)} teachers ({sum(r['backdoored'] for r in rows)} backdoored), each vetted with {table['images']} "
-        f"clean images beside {table['references']['clean']} clean references and {table['references']['canaries']} "
-        f"canaries. The combined score has an AUC of {_share(own['auc'])}; it calls {_share(own['detected'])} of the "
-        f"backdoored and {_share(own['false_alarms'])} of the clean teachers tampered. On its own canaries the same "
-        f"run had a power of {_share(power)} and {_share(alarms)} false alarms. The verdict on the others: "
+        f"{len(rows)} teachers ({sum(r['backdoored'] for r in rows)} backdoored) vetted. The combined score has "
+        f"an AUC of {_share(own['auc'])}; it calls {_share(own['detected'])} of the backdoored and "
+        f"{_share(own['false_alarms'])} of the clean teachers tampered. The verdict on the others: "
         + "; ".join(f"{n} {v}" for v, n in _verdicts(rows).items())
-        + "."
+        + f". {beside}"
     )
 
 

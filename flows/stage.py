@@ -87,7 +87,7 @@ def main(stage: str, body: Body, *, per_candidate: bool = False, argv: list[str]
     console = Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None)
     try:
         params = load_params()
-        _limit_threads(params.run.threads)
+        limit_threads(params.run.threads)
 
         def tracked() -> None:
             with _mlflow_run(name) as run_id:
@@ -108,7 +108,7 @@ def main(stage: str, body: Body, *, per_candidate: bool = False, argv: list[str]
         raise SystemExit(1) from None
 
 
-def _limit_threads(threads: int) -> None:
+def limit_threads(threads: int) -> None:
     """Fix the number of threads: sums of floats depend on it, and digests must not."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch

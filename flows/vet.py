@@ -11,34 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 
 from flows.cells import run_cells
-from flows.stage import _limit_threads
+from flows.stage import limit_threads
+from flows.vet_report import canary_row, judgement, pictures, power_in_words
 from tasks.backdoor.calibration import Calibration, calibrate
 from tasks.backdoor.defences.shadow import Answers, Probe, answers
-from tasks.backdoor.defences.steering import Steered, control_of, excesses
-from tasks.backdoor.pictures import shown
+from tasks.backdoor.defences.steering import excesses
 from tasks.backdoor.references import Order, plan, split, train_reference
 from tasks.backdoor.vetting import (
-    BESIDE,
     COMBINED,
     PATCH_FRACTION,
-    Inspection,
     Panel,
+    beside,
     inspect,
-    most_telling,
     scores_of,
     search,
 )
-from tasks.data.clean_set import CleanSet, read_clean_set
+from tasks.data.clean_set import read_clean_set
 from tasks.errors import GatehouseError
 from tasks.files import read_json, sha256_bytes, write_json, writing
-from tasks.models.architectures import Classifier, ModelSpec
+from tasks.models.architectures import ModelSpec
 from tasks.models.checkpoints import load_model, save_model
-from tasks.models.inference import accuracy_of
-from tasks.teachers.card import Offer, load_card
+from tasks.teachers.card import load_card
 from tasks.teachers.opening import open_teacher
 
 CACHE = Path(".gatehouse/vetting")
@@ -112,30 +108,24 @@ def vet(
     names = tuple(o.name for o in orders if o.attack is None)
     took = tuple(o.name for o in orders if o.attack is not None and references[o.name]["took"])
     panel = _panel(folder, names)
-    cells = [Searched(str(folder), name, _beside(name, names)) for name in (*names, *took)]
+    cells = [Searched(str(folder), name, beside(names, i)) for i, name in enumerate(names)]
+    cells += [Searched(str(folder), name, beside(names)) for name in took]
     found_by = dict(zip((*names, *took), _run(console, cells, search_cell, folder / "searched", workers), strict=True))
     panel = replace(panel, steering=tuple(np.array(found_by[name]["patches"]) for name in names))
     calibration = _calibrated(folder, panel, names, took, found_by)
     found = inspect(model, panel)
-    report = _report(offer, spec, sha256, given, panel, found, calibration, model)
-    report["triggers"] = _pictures(out, model, panel, found, spec)
+    report = judgement(offer, spec, sha256, given, panel, found, calibration, model)
+    report["triggers"] = pictures(out, model, panel, found, spec)
     report["references"] = {
         "clean": [{"name": n, "accuracy": round(references[n]["accuracy"], 6)} for n in names],
-        "canaries": [_canary(o, references[o.name], dict(zip(took, calibration.canaries, strict=True)), calibration)
+        "canaries": [canary_row(o, references[o.name], dict(zip(took, calibration.canaries, strict=True)), calibration)
                      for o in orders if o.attack is not None],
     }  # fmt: skip
     report |= {"seed": seed, "minutes": round((time.monotonic() - started) / 60, 3)}
     write_json(out, report)
-    _say(console, f"[bold]{report['verdict']}[/bold], score {report['score']:.3f}; {_power(calibration)}; "
+    _say(console, f"[bold]{report['verdict']}[/bold], score {report['score']:.3f}; {power_in_words(calibration)}; "
                   f"{report['minutes']:.1f} minutes; {out}")  # fmt: skip
     return report
-
-
-def _beside(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Clean references that a member is searched beside; a clean one beside those that follow it."""
-    start = names.index(name) + 1 if name in names else 0
-    others = [n for n in (*names[start:], *names[:start]) if n != name]
-    return tuple(others[:BESIDE])
 
 
 def _calibrated(
@@ -206,101 +196,6 @@ def _run(console: Console, cells: list[Any], work: Any, folder: Path, workers: i
     return results
 
 
-def _report(
-    offer: Offer, spec: ModelSpec, sha256: str, given: CleanSet, panel: Panel, found: Inspection,
-    calibration: Calibration, model: Classifier,
-) -> dict[str, Any]:  # fmt: skip
-    deviations = calibration.deviations(found.scores)
-    return {
-        "card": str(offer.path),
-        "teacher": offer.card.name,
-        "sha256": sha256,
-        "architecture": spec.architecture,
-        "classes": list(spec.classes),
-        "verdict": calibration.verdict(found.scores),
-        "score": round(calibration.score(found.scores), 6),
-        "statistic": round(calibration.statistic(found.scores), 6),
-        "threshold": round(calibration.threshold, 6) if np.isfinite(calibration.threshold) else None,
-        "power": calibration.power.as_json(),
-        "false_alarms": calibration.alarms.as_json() | {"allowed": calibration.false_alarms},
-        "detectors": {
-            name: {"raw": round(value, 6), "deviation": round(deviations[name], 6), "decides": name in COMBINED}
-            for name, value in found.scores.items()
-        },
-        "most_telling": _named(most_telling(found, panel), spec),
-        "images": {
-            "used": len(given.labels),
-            "scored_on": len(panel.images[1]),
-            "by_class": {c: int((given.labels == i).sum()) for i, c in enumerate(spec.classes)},
-            "unreadable": len(given.unreadable),
-        },
-        "accuracy_on_them": round(
-            accuracy_of(model, (given.images, given.labels)), 6
-        ),
-    }  # fmt: skip
-
-
-def _named(told: dict[str, Any], spec: ModelSpec) -> dict[str, Any]:
-    return told | {"class": spec.classes[told["class"]]}
-
-
-def _pictures(out: Path, model: Classifier, panel: Panel, found: Inspection, spec: ModelSpec) -> list[dict[str, Any]]:
-    """For every class the pattern of each kind that steers the teacher furthest beyond the references, as a picture."""
-    rows = []
-    for kind, patterns in (("patch", found.patches), ("overlay", found.overlays)):
-        for c in sorted({p.target_class for p in patterns}):
-            best = max((p for p in patterns if p.target_class == c), key=lambda p: p.excess)
-            file = out.with_name(f"{out.stem}_{kind}_{c}.png")
-            example = panel.images[0][np.flatnonzero(panel.images[1] != c)[0]]
-            with writing(file) as temporary:
-                Image.fromarray(shown(example, best.trigger)).save(temporary, format="PNG")
-            rows.append(_trigger(file, kind, best, control_of(model, best, panel.images), spec))
-    return rows
-
-
-def _trigger(file: Path, kind: str, found: Steered, control: float, spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "picture": file.name,
-        "kind": kind,
-        "class": spec.classes[found.target_class],
-        "place": found.place,
-        "side": found.trigger.pattern.shape[-1],
-        "opacity": found.trigger.alpha,
-        "control": round(control, 6),
-        "references_control": round(found.reference_control, 6),
-        "shift": round(found.own, 6),
-        "largest_shift_of_a_reference": round(found.references, 6),
-    }
-
-
-def _canary(
-    order: Order, trained: dict[str, Any], statistics: dict[str, float], calibration: Calibration
-) -> dict[str, Any]:
-    attack, statistic = order.attack, statistics.get(order.name)
-    if attack is None:
-        raise AssertionError("a canary has an attack")
-    return {
-        "attack": attack.name,
-        "pattern": attack.pattern,
-        "side_fraction": attack.side_fraction,
-        "opacity": attack.alpha,
-        "place": attack.place,
-        "success": round(trained["success"], 6),
-        "took": trained["took"],
-        "statistic": None if statistic is None else round(statistic, 6),
-        "caught": None if statistic is None else statistic > calibration.threshold,
-    }
-
-
-def _power(calibration: Calibration) -> str:
-    power, alarms = calibration.power, calibration.alarms
-    low, high = power.interval
-    return (
-        f"power {power.hits} of {power.n} canaries [{low:.2f}, {high:.2f}] at {alarms.hits} of {alarms.n} clean "
-        "references accused"
-    )
-
-
 def _say(console: Console, text: str) -> None:
     console.print(f"[bold]vet[/bold]  {text}", highlight=False, soft_wrap=True)
 
@@ -322,7 +217,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes at a time (default 2)")
     asked = parser.parse_args(argv)
     console = Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None)
-    _limit_threads(1)
+    limit_threads(1)
     try:
         vet(
             asked.card, asked.data, asked.out, images=asked.images, seed=asked.seed, clean=asked.clean,

@@ -22,32 +22,36 @@ from tasks.teachers.card import Card, Normalisation, ProviderCard, TrainingDataC
 from tasks.teachers.offers import CARD, write_offer
 
 IMAGES = 600
+REPORTS = "2"  # of vet's report; raise it when its code changes what a report says of the same scores
 
 
 def detect(context: Context, teachers: Sequence[ZooTeacher], *, workers: int) -> dict[str, Any]:
     """Vet the teachers that are not vetted yet; returns the table over all of them, JSON-ready."""
-    rows = []
+    rows, calibrations = [], {}
     for done, teacher in enumerate(teachers, start=1):
-        out = STORE / "vetted" / cell_key(teacher, work, f"{VERSION} {vet.VERSION}") / "vet.json"
+        out = STORE / "vetted" / cell_key(teacher, work, f"{VERSION} {vet.VERSION} {REPORTS}") / "vet.json"
         if not out.exists():
             vet.vet(
                 _offer(teacher) / CARD, _clean_set(teacher, context.params.run.seed), out,
                 images=IMAGES, seed=context.params.run.seed, clean=vet.CLEAN, canaries=vet.CANARIES,
                 workers=workers, console=context.console,
             )  # fmt: skip
-        rows.append(_row(teacher, read_json(out)))
+        found = read_json(out)
+        rows.append(_row(teacher, found))
+        calibrations[teacher.architecture] = _calibration(found)  # the references are the same for all of them
         context.progress(done, len(teachers), f"vetted: {teacher.name}")
-    first = read_json(out)
     return {
         "title": "Was this teacher tampered with? The zoo's teachers judged beside reference models trained apart",
-        "images": first["images"]["used"],
-        "references": {k: len(first["references"][k]) for k in ("clean", "canaries")},
-        "power": first["power"],
-        "false_alarms": first["false_alarms"],
+        "calibrations": calibrations,
         "hardware": hardware(),
         "summary": summary(rows, seed=context.params.run.seed),
         "rows": rows,
     }
+
+
+def _calibration(found: dict[str, Any]) -> dict[str, Any]:
+    counts = {k: len(found["references"][k]) for k in ("clean", "canaries")}
+    return counts | {"images": found["images"]["used"], "power": found["power"], "false_alarms": found["false_alarms"]}
 
 
 def _row(teacher: ZooTeacher, found: dict[str, Any]) -> dict[str, Any]:

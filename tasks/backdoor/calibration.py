@@ -20,7 +20,7 @@ from tasks.stats import clopper_pearson
 Scores = Mapping[str, float]
 Outcome = Literal["tampered", "no sign", "inconclusive"]
 FALSE_ALARMS = 0.05
-POWER_NEEDED = 0.75  # as for a gate's drill: below it, finding nothing means nothing
+POWER_NEEDED = 0.9  # below it, finding nothing means nothing
 FLOOR = 0.05  # least spread of a raw score over clean models
 LIMIT = 30.0  # deviations are cut here: beyond it more says no more
 MIN_CLEAN = 3

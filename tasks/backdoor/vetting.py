@@ -6,25 +6,32 @@ gives raw scores, and `tasks.backdoor.calibration` says what they mean and how o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from tasks.backdoor.calibration import Calibration, calibrate
 from tasks.backdoor.defences.shadow import Answers, Probe, answers, bank, loudest, novelty
 from tasks.backdoor.defences.steering import Steered, excesses, standing_out, steer
 from tasks.models.architectures import Classifier
 from tasks.models.inference import logits, require_finite
 
 Labelled = tuple[np.ndarray, np.ndarray]
+T = TypeVar("T")
 PATCH_FRACTION = 0.09  # the study's 20 of 224 pixels: the side of the largest patch searched
 # What decides. Beside references trained on 600 of the real X-rays, AUC on CNN teachers with triggers of five attacks:
 # steering_patch .99, feature_peak .96, patch_peak and patch_spread .92, which say the same again; whole-image patterns
 # and warps .58 to .69, since honest models differ in them as much. Those are shown only.
 COMBINED = ("feature_peak", "steering_patch")
 BESIDE = 5  # references that a steering pattern is measured on
+
+
+def beside(members: Sequence[T], i: int | None = None) -> tuple[T, ...]:
+    """The members that a steering pattern is measured on: the BESIDE that follow member i in a ring, or the first."""
+    if i is None:
+        return tuple(members[:BESIDE])
+    return tuple(members[(i + k) % len(members)] for k in range(1, min(BESIDE, len(members) - 1) + 1))
 
 
 @dataclass(frozen=True)
@@ -56,10 +63,8 @@ class Panel:
         )
 
     def beside(self, i: int | None = None) -> tuple[Classifier, ...]:
-        """The references that a steering pattern is measured on: the BESIDE that follow member i, or the first."""
-        if i is None:
-            return self.models[:BESIDE]
-        return tuple(self.models[(i + k) % len(self.models)] for k in range(1, min(BESIDE, len(self.models) - 1) + 1))
+        """The references that member i, or a model that is none, is searched beside."""
+        return beside(self.models, i)
 
 
 @dataclass(frozen=True)
@@ -104,40 +109,6 @@ def inspect(model: Classifier, panel: Panel) -> Inspection:
     patches, overlays = search(model, panel, panel.beside())
     scores = scores_of(own, excesses(patches), excesses(overlays), panel)
     return Inspection(scores, tuple(patches), tuple(overlays), own)
-
-
-def raw_scores(
-    model: Classifier,
-    images: Labelled,
-    *,
-    references: Sequence[Classifier] | Panel,
-    patch_fraction: float = PATCH_FRACTION,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Every detector's raw score of one model, by name; higher is more suspicious.
-
-    Args:
-        images: clean uint8 images (n, channels, side, side) and labels (n,), some of every class.
-        references: clean models of the same task, at least three, the model not among them; for many models give the
-            `Panel` that `make_panel` makes of them once.
-    """
-    panel = (
-        references
-        if isinstance(references, Panel)
-        else make_panel(references, images, patch_fraction=patch_fraction, seed=seed)
-    )
-    return inspect(model, panel).scores
-
-
-def combine(
-    scores: Mapping[str, float], clean: Sequence[Mapping[str, float]], canaries: Sequence[Mapping[str, float]]
-) -> tuple[float, str, Calibration]:
-    """Score in [0, 1], verdict, and the calibration behind them, from raw scores of models of known truth.
-
-    For cross-fitting: `clean` and `canaries` must not hold the model judged.
-    """
-    calibration = calibrate(clean, canaries, combined=COMBINED)
-    return calibration.score(scores), calibration.verdict(scores), calibration
 
 
 def most_telling(found: Inspection, panel: Panel) -> dict[str, Any]:

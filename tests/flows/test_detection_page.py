@@ -21,7 +21,11 @@ def teacher(*, backdoored: bool, score: float) -> dict[str, Any]:
 
 
 ZOO = {
-    "images": 600, "references": {"clean": 19, "canaries": 8}, "power": share(0.71), "false_alarms": share(0.0),
+    "calibrations": {
+        "simple_cnn": {
+            "images": 600, "clean": 19, "canaries": 8, "power": share(0.71), "false_alarms": share(0.0),
+        },
+    },
     "summary": {
         "vet": {"auc": share(0.98), "detected": share(0.75), "false_alarms": share(0.05)},
         "warp_peak": {"auc": share(0.58), "detected": share(0.1), "false_alarms": share(0.05)},
@@ -46,9 +50,8 @@ def test_both_tables_fill_the_page(tmp_path: Path, project: Path) -> None:
     (tmp_path / "zoo.json").write_text(json.dumps(ZOO))
     write_page(tmp_path, page)
     text = page.read_text()
-    assert (
-        "3 teachers (2 backdoored), each vetted with 600 clean images beside 19 clean references and 8 canaries" in text
-    )
+    assert "3 teachers (2 backdoored) vetted." in text
+    assert "CNN: 19 clean references and 8 canaries from 600 clean images; on these `vet` itself states a" in text
     assert "The verdict on the others: 2 inconclusive." in text
     assert text.index("| 0.20 |") < text.index("| 0.90 |"), "the least suspected comes first"
     assert "The most suspected clean teacher scores 0.10" in text

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import study_cells, zoo, zoo_detection
+from flows import study_cells, zoo, zoo_cells, zoo_detection
 from flows.zoo import main
 from tasks.backdoor.zoo import plan
 from tasks.files import write_json
@@ -85,9 +85,27 @@ def test_every_teacher_is_vetted_once_by_its_card_and_clean_images(monkeypatch: 
     table = json.loads(zoo.ZOO.read_text())
     assert [r["backdoored"] for r in table["rows"]] == [True, False]
     assert table["summary"]["vet"]["auc"]["value"] == 1.0
-    assert table["references"] == {"clean": 3, "canaries": 1}
+    assert table["calibrations"] == {
+        "simple_cnn": {"clean": 3, "canaries": 1, "images": 36, "power": {}, "false_alarms": {}}
+    }
     assert not zoo.DEVELOPMENT.exists()
     assert table["command"].endswith("--draw 1 --only detect")
+
+
+@pytest.mark.parametrize("only", [["--only", "teachers"], []])
+def test_a_teacher_that_could_not_be_measured_fails_the_run_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, only: list[str]
+) -> None:
+    def broken(_: object) -> dict[str, object]:
+        raise ValueError("no such trigger")
+
+    monkeypatch.setitem(zoo_cells.ACTS, zoo_cells.Taught, broken)
+    with pytest.raises(SystemExit) as stop:
+        main(["--profile", "tiny", "--architecture", "simple_cnn", "--draw", "2", *only])
+    assert stop.value.code == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "no such trigger" in told
+    assert "2 cells were not measured; run again to try them alone" in told
 
 
 def test_a_mistake_at_the_keyboard_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from tasks.backdoor.attacks.plant import Attack
+from tasks.backdoor.calibration import calibrate
 from tasks.backdoor.defences.shadow import FLOOR, answers, bank, log_odds, novelty
 from tasks.backdoor.defences.steering import SPREAD, control_of, standing_out, steer
 from tasks.backdoor.pictures import GAP, SIDE, shown
 from tasks.backdoor.references import Order, key, plan, split, train_reference
 from tasks.backdoor.triggers import Trigger
-from tasks.backdoor.vetting import Inspection, Panel, combine, inspect, make_panel, most_telling, raw_scores
+from tasks.backdoor.vetting import COMBINED, Inspection, Panel, inspect, make_panel, most_telling
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier, build
 from tasks.models.checkpoints import digest
@@ -44,11 +45,10 @@ def test_a_planted_backdoor_stands_out_and_a_further_clean_model_does_not(
     for name in ("patch_peak", "feature_peak", "steering_patch"):
         assert of_backdoored.scores[name] > clean[name] + 0.5, name
     members = [inspect(panel.models[i], panel.without(i)).scores for i in range(3)]
-    planted = [of_backdoored.scores]
-    score, verdict, calibration = combine(of_backdoored.scores, [*members, clean], planted)
-    assert verdict == "inconclusive"  # four clean references allow no threshold
+    calibration = calibrate([*members, clean], [of_backdoored.scores], combined=COMBINED)
+    assert calibration.verdict(of_backdoored.scores) == "inconclusive"  # four clean references allow no threshold
     assert calibration.statistic(of_backdoored.scores) > max(calibration.clean)
-    assert score > calibration.score(clean)
+    assert calibration.score(of_backdoored.scores) > calibration.score(clean)
 
 
 def test_the_probe_and_the_pattern_point_at_the_planted_place_and_class(
@@ -64,9 +64,9 @@ def test_the_probe_and_the_pattern_point_at_the_planted_place_and_class(
     assert max(control_of(m, best, world.test) for m in panel.models) < 0.7
 
 
-def test_raw_scores_repeat_and_leave_the_model_as_it_was(world, panel: Panel, of_backdoored: Inspection) -> None:
+def test_scores_repeat_and_leave_the_model_as_it_was(world, panel: Panel, of_backdoored: Inspection) -> None:
     before = digest(world.backdoored)
-    assert raw_scores(world.backdoored, world.val, references=panel) == of_backdoored.scores
+    assert inspect(world.backdoored, panel).scores == of_backdoored.scores
     assert digest(world.backdoored) == before
 
 
