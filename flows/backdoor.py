@@ -200,7 +200,6 @@ def _report(
         "strip": strip.figures,
         "input_filters": strip.comparison,
         "reactivation": reactivation,
-        "teacher_scan": drill["teacher_scan"],
     }
 
 

@@ -21,7 +21,6 @@ from tasks.backdoor.rehearsal import (
     judge_reference,
     rehearse_canary,
     rehearse_reference,
-    scan_teacher,
     search_canary,
 )
 from tasks.backdoor.triggers import save_trigger
@@ -68,11 +67,11 @@ def drill(context: Context) -> None:
     used: FreezePolicy = choice.policy if params.student.freeze == "drill" else params.student.freeze
     context.say(f"freeze policy {choice.policy}: {choice.reason}")
 
-    searches, scans = _search(context, ground, runs, seeds, used)
+    searches = _search(context, ground, runs, seeds, used)
     with writing(MODELS) as folder:
         folder.mkdir(parents=True)
         _save(folder, ground, runs, searches)
-    write_json(REPORT, _report(ground, runs, choice, used, searches, scans, fresh=fresh))
+    write_json(REPORT, _report(ground, runs, choice, used, searches, fresh=fresh))
     _tell(context, runs, searches, time.monotonic() - started)
 
 
@@ -132,8 +131,8 @@ def _side_by_side(context: Context, jobs: dict[str, Callable[[], T]], text: str)
 
 def _search(
     context: Context, ground: Ground, runs: dict[str, Run], seeds: dict[str, int], used: FreezePolicy
-) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The gate's search on references and living canaries, and the scan of every teacher."""
+) -> list[dict[str, Any]]:
+    """The gate's search on references and living canaries."""
     triggers = {name: run.canary.trigger for name, run in runs.items() if run.canary}
     jobs: dict[str, Callable[[], dict[str, Any]]] = {}
     for name, seed in seeds.items():
@@ -141,15 +140,7 @@ def _search(
     for name in triggers:
         for arm in _living(runs[name], used, ground.limit):
             jobs[f"{name} {arm[0]}"] = lambda n=name, a=arm: search_canary(ground, runs[n], a)  # type: ignore[misc]
-    data = load_dataset(Path("data/teacher_task"))
-    images = data.part("val", ground.section.search_images // 2, ground.seed)
-    held_out = data.part("test", FEW_HELD_OUT, ground.seed)
-    teachers = {"teacher": ground.teacher, **{name: run.teacher for name, run in runs.items()}}
-    for name, model in teachers.items():
-        jobs[f"teacher of {name}"] = lambda m=model: scan_teacher(ground, m, images, held_out, ground.section)  # type: ignore[misc]
-    done = _side_by_side(context, jobs, "searched for patches")
-    scans = {name: done.pop(f"teacher of {name}") for name in teachers}
-    return list(done.values()), scans
+    return list(_side_by_side(context, jobs, "searched for patches").values())
 
 
 def _living(run: Run, used: FreezePolicy, limit: float) -> Iterable[Arm]:
@@ -179,11 +170,9 @@ def _report(
     choice: Choice,
     used: FreezePolicy,
     searches: list[dict[str, Any]],
-    scans: dict[str, dict[str, Any]],
     *,
     fresh: bool,
 ) -> dict[str, Any]:
-    clean = [scans[name]["patch_control"]["value"] for name, run in runs.items() if not run.canary]
     return {
         "canaries": [_canary(ground, run, run.canary) for run in runs.values() if run.canary],
         "references": [
@@ -199,14 +188,6 @@ def _report(
             "table": [row.as_json() for row in choice.table],
         },
         "searches": searches,
-        "teacher_scan": {
-            "classes": list(ground.spec.classes),
-            "side": scans["teacher"]["side"],
-            "works": scans["teacher"]["works"],
-            "models": scans,
-            "teacher_above_references": sum(scans["teacher"]["patch_control"]["value"] > v for v in clean),
-            "references": len(clean),
-        },
         "student_training": {"epochs": ground.recipe.epochs, "images": len(ground.train[1])},
         "held_out_images": len(ground.test[1]),
     }

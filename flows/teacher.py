@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flows.stage import Context, main
+from flows.vet_report import power_in_words
+from flows.vetting import references, vetted
+from tasks.data.clean_set import LEAST, LEAST_OF_A_CLASS
 from tasks.data.dataset import load_dataset
 from tasks.errors import GatehouseError
-from tasks.files import write_json
+from tasks.files import write_json, writing
 from tasks.gate import Check, GateResult, Subject
 from tasks.models.checkpoints import WEIGHTS, ModelRecord, save_model
 from tasks.risk import load_policy
@@ -22,6 +28,9 @@ from tasks.teachers.selection import Verdict, choose, examine_all, why
 
 TEACHER = Path("models/teacher")
 REPORT = Path("reports/teacher.json")
+FIGURES = Path("reports/figures/teacher")
+TASK = Path("data/teacher_task")
+WORKERS = 8  # at most: each holds torch and the images; figures do not depend on how many there are
 WATCHED = (Path("cards"), Path("models/teachers"))  # dvc.yaml lists these as dependencies of the stage
 ASSUMPTIONS = (
     "The trusted public keys were obtained by another way than the weights they verify.",
@@ -32,6 +41,7 @@ LIMITS = (
     "Provenance says who answers for a file, not how the model behaves: a signed teacher may carry a backdoor (4.3.1).",
     "Disclosed training data are the provider's statement; that they were used, and nothing else, is not verified.",
     "High accuracy on clean images says nothing of backdoors, which leave it intact by design.",
+    "Vetting ranks candidates and refuses none: it has false alarms, and hardly sees patterns over the whole image.",
 )
 
 
@@ -54,7 +64,7 @@ def teacher(context: Context) -> None:
         waived = f", waived: {', '.join(f.name for f in verdict.waived)}" if verdict.waived else ""
         context.say(f"{verdict.name}: " + ("accepted" if verdict.accepted else f"refused ({reasons})") + waived)
 
-    verdicts = examine_all(offers, rules, task, section.waive, progress=progress)
+    verdicts = _vet(context, examine_all(offers, rules, task, section.waive, progress=progress))
     report: dict[str, Any] = {
         "chosen": None,
         "why": "",
@@ -80,6 +90,47 @@ def teacher(context: Context) -> None:
     context.say(why(chosen, verdicts))
 
 
+def _vet(context: Context, verdicts: list[Verdict]) -> list[Verdict]:
+    """Those that were not refused beside reference models of our own task, where their classes are our own."""
+    section, seed = context.params.teacher, context.params.run.seed
+    with writing(FIGURES) as folder:
+        folder.mkdir(parents=True)
+        if not section.vet_images:
+            return verdicts
+        data = load_dataset(TASK)
+        part = data.part("val", section.vet_images, seed)
+        return [_vetted(context, v, data.classes, part, folder) if v.accepted else v for v in verdicts]
+
+
+def _vetted(
+    context: Context, verdict: Verdict, classes: tuple[str, ...], part: tuple[np.ndarray, np.ndarray], folder: Path
+) -> Verdict:
+    """The candidate with its vetting: a report, or a sentence that says why there is none."""
+    section, case = context.params.teacher, verdict.case
+    if case.model is None or case.accuracy is None:
+        return _not_vetted(context, verdict, f"its classes or inputs are not those of {TASK}")
+    if np.bincount(part[1], minlength=len(classes)).min() < LEAST_OF_A_CLASS or len(part[1]) < LEAST:
+        few = f"{TASK} has {len(part[1])} validation images; vetting needs {LEAST}, {LEAST_OF_A_CLASS} of each class"
+        return _not_vetted(context, verdict, few)
+    _, channels, side, _ = part[0].shape
+    spec = case.offer.card.spec(channels=channels, image_size=side)
+    own = np.array([spec.classes.index(c) for c in classes])
+    images = (part[0], own[part[1]])
+    beside = references(
+        spec, images, seed=context.params.run.seed, clean=section.vet_references, canaries=section.vet_canaries,
+        workers=min(len(os.sched_getaffinity(0)), WORKERS), progress=context.progress,
+    )  # fmt: skip
+    report = vetted(case.model, spec, images, beside, folder / f"{verdict.name}.json")
+    said = f"{report['verdict']}, score {report['score']:.2f}; {power_in_words(beside.calibration)}"
+    context.say(f"{verdict.name} vetted: {said}")
+    return verdict.vetted(report)
+
+
+def _not_vetted(context: Context, verdict: Verdict, why: str) -> Verdict:
+    context.say(f"{verdict.name} not vetted: {why}.")
+    return verdict.vetted({"verdict": "not vetted", "why": f"{why}."})
+
+
 def _watched(path: str, key: str) -> str:
     """DVC runs the stage again when these folders change; a file elsewhere could change unnoticed."""
     if not any(folder in Path(path).parents for folder in WATCHED) or ".." in Path(path).parts:
@@ -91,7 +142,7 @@ def _watched(path: str, key: str) -> str:
 
 
 def _own_task() -> OwnTask:
-    data = load_dataset(Path("data/teacher_task"))
+    data = load_dataset(TASK)
     images, labels = data.part("test")
     _, channels, side, _ = data.images.shape
     return OwnTask(data.classes, channels, side, data.sha256, images, labels)

@@ -8,28 +8,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tasks.backdoor.attacks.plant import Attack
 from tasks.backdoor.calibration import Calibration
 from tasks.backdoor.defences.steering import Steered, control_of
 from tasks.backdoor.pictures import shown
-from tasks.backdoor.references import Order
 from tasks.backdoor.vetting import COMBINED, Inspection, Panel, most_telling
-from tasks.data.clean_set import CleanSet
 from tasks.files import writing
 from tasks.models.architectures import Classifier, ModelSpec
 from tasks.models.inference import accuracy_of
-from tasks.teachers.card import Offer
+
+Labelled = tuple[np.ndarray, np.ndarray]
 
 
 def judgement(
-    offer: Offer, spec: ModelSpec, sha256: str, given: CleanSet, panel: Panel, found: Inspection,
-    calibration: Calibration, model: Classifier,
-) -> dict[str, Any]:  # fmt: skip
+    model: Classifier, spec: ModelSpec, images: Labelled, panel: Panel, found: Inspection, calibration: Calibration
+) -> dict[str, Any]:
     """Verdict, score, power and every detector's figures; all but the pictures and the references."""
     deviations = calibration.deviations(found.scores)
     return {
-        "card": str(offer.path),
-        "teacher": offer.card.name,
-        "sha256": sha256,
         "architecture": spec.architecture,
         "classes": list(spec.classes),
         "verdict": calibration.verdict(found.scores),
@@ -44,12 +40,11 @@ def judgement(
         },
         "most_telling": _named(most_telling(found, panel), spec),
         "images": {
-            "used": len(given.labels),
+            "used": len(images[1]),
             "scored_on": len(panel.images[1]),
-            "by_class": {c: int((given.labels == i).sum()) for i, c in enumerate(spec.classes)},
-            "unreadable": len(given.unreadable),
+            "by_class": {c: int((images[1] == i).sum()) for i, c in enumerate(spec.classes)},
         },
-        "accuracy_on_them": round(accuracy_of(model, (given.images, given.labels)), 6),
+        "accuracy_on_them": round(accuracy_of(model, images), 6),
     }
 
 
@@ -87,11 +82,9 @@ def _trigger(file: Path, kind: str, found: Steered, control: float, spec: ModelS
 
 
 def canary_row(
-    order: Order, trained: dict[str, Any], statistics: dict[str, float], calibration: Calibration
+    attack: Attack, trained: dict[str, Any], statistic: float | None, calibration: Calibration
 ) -> dict[str, Any]:
-    attack, statistic = order.attack, statistics.get(order.name)
-    if attack is None:
-        raise AssertionError("a canary has an attack")
+    """A canary as the report shows it; without a statistic it did not take, and counts for nothing."""
     return {
         "attack": attack.name,
         "pattern": attack.pattern,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flows import vet
+from flows import vet, vetting
 from flows.cells import cell_key
 from flows.stage import Context
 from flows.study_cells import hardware, study_data
@@ -29,11 +29,11 @@ def detect(context: Context, teachers: Sequence[ZooTeacher], *, workers: int) ->
     """Vet the teachers that are not vetted yet; returns the table over all of them, JSON-ready."""
     rows, calibrations = [], {}
     for done, teacher in enumerate(teachers, start=1):
-        out = STORE / "vetted" / cell_key(teacher, work, f"{VERSION} {vet.VERSION} {REPORTS}") / "vet.json"
+        out = STORE / "vetted" / cell_key(teacher, work, f"{VERSION} {vetting.VERSION} {REPORTS}") / "vet.json"
         if not out.exists():
             vet.vet(
                 _offer(teacher) / CARD, _clean_set(teacher, context.params.run.seed), out,
-                images=IMAGES, seed=context.params.run.seed, clean=vet.CLEAN, canaries=vet.CANARIES,
+                images=IMAGES, seed=context.params.run.seed, clean=vetting.CLEAN, canaries=vetting.CANARIES,
                 workers=workers, console=context.console,
             )  # fmt: skip
         found = read_json(out)

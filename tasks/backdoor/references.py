@@ -8,6 +8,7 @@ weaknesses whatever the number of images they learnt from.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -23,7 +24,9 @@ from tasks.models.training import fit
 Labelled = tuple[np.ndarray, np.ndarray]
 HELD_OUT = 0.2  # share of the images that references are not trained on and every score is measured on
 EPOCHS, BATCH = 8, 32
-LONGER = 3  # epochs that a canary trains beyond a clean reference: its backdoor has to take too
+ENOUGH = 480  # images from which EPOCHS suffice; fewer are seen more often
+LONGER = 3 / 8  # of its epochs that a canary trains beyond a clean reference: its backdoor has to take too
+LEARNT = 0.1  # balanced accuracy beyond guessing from which a reference has learnt its task
 PLAN = (  # attack, side as a fraction of the image's, pattern, opacity, poison rate: enough to take on few images
     ("badnets", 0.045, "binary_noise", 1.0, 0.1),
     ("badnets", 0.09, "white", 1.0, 0.15),
@@ -59,6 +62,11 @@ class Reference:
     def took(self) -> bool:
         return self.success is not None and self.success >= TOOK
 
+    @property
+    def learnt(self) -> bool:
+        """Better than guessing; a model that is not knows no weakness of the task."""
+        return self.accuracy >= 1 / self.model.head.out_features + LEARNT
+
 
 def split(images: Labelled, *, seed: int) -> tuple[Labelled, Labelled]:
     """Images for training references, and those held out of it (a fifth of every class), at random by the seed."""
@@ -70,8 +78,13 @@ def split(images: Labelled, *, seed: int) -> tuple[Labelled, Labelled]:
     return (images[0][~held], images[1][~held]), (images[0][held], images[1][held])
 
 
-def plan(classes: Sequence[str], *, clean: int, canaries: int, epochs: int = EPOCHS, seed: int) -> list[Order]:
-    """Orders of so many clean references and canaries; canaries differ in attack, pattern, size, place and target."""
+def plan(classes: Sequence[str], *, clean: int, canaries: int, images: int, seed: int) -> list[Order]:
+    """Orders of so many clean references and canaries; canaries differ in attack, pattern, size, place and target.
+
+    Args:
+        images: that references are trained on; few are seen in more epochs, so that all take as many steps.
+    """
+    epochs = max(EPOCHS, math.ceil(EPOCHS * ENOUGH / max(images, 1)))
     rng = np.random.default_rng(seed)
     orders = [Order(f"clean{i}", seed + 7919 * (i + 1), epochs + i % 3) for i in range(clean)]
     places = rng.permutation(sorted(PLACES))
@@ -84,7 +97,7 @@ def plan(classes: Sequence[str], *, clean: int, canaries: int, epochs: int = EPO
             side_fraction=side, place=str(places[i % len(places)]), pattern=pattern, poison_rate=rate,
             target=classes[targets[i % len(classes)]], seed=own, alpha=alpha,
         )  # fmt: skip
-        orders.append(Order(f"canary{i}", own, epochs + LONGER, attack))
+        orders.append(Order(f"canary{i}", own, epochs + round(LONGER * epochs), attack))
     return orders
 
 
@@ -96,7 +109,7 @@ def train_reference(
     Args:
         clean: a clean reference, which an imc canary starts from; without it one is trained for it.
     """
-    training = teacher_training(order.epochs, BATCH).model_copy(update={"patience": 4})
+    training = teacher_training(order.epochs, BATCH).model_copy(update={"patience": max(4, order.epochs // 3)})
     if order.attack is None:
         model = build(spec, seed=order.seed)
         fit(model, train, held_out, training, policy="all", seed=order.seed)

@@ -8,10 +8,8 @@ from typing import Any
 
 from tasks.backdoor import drill as parts
 from tasks.backdoor.control import Control
-from tasks.backdoor.defences.inversion import invert
 from tasks.backdoor.drill import Canary, Cell, Labelled
 from tasks.backdoor.judge import judge, searched
-from tasks.backdoor.search import search
 from tasks.backdoor.triggers import Trigger
 from tasks.models.architectures import Classifier, ModelSpec
 from tasks.models.inference import accuracy_of
@@ -123,25 +121,6 @@ def search_canary(ground: Ground, run: Run, arm: Arm) -> dict[str, Any]:
     planted = figure(run.cell(arm).control)
     run.recovered[arm] = judged.found.worst_patch().trigger
     return searched(judged, model=run.name, kind="canary", arm=arm[0], policy=arm[1], planted=planted)
-
-
-def scan_teacher(
-    ground: Ground, model: Classifier, images: Labelled, held_out: Labelled, section: Backdoor
-) -> dict[str, Any]:
-    """Patch control and inversion of a teacher on its own task, with half the steps: information, not a verdict."""
-    steps = section.search_steps // 2 or 1
-    found = search(
-        model, images, held_out, patch_fraction=section.patch_fraction, search_steps=steps, restarts=1, seed=ground.seed
-    )  # fmt: skip
-    inverted = invert(model, images, found, steps=steps, seed=ground.seed)
-    return {
-        "patch_control": figure(found.patch),
-        "simple_control": figure(found.simple),
-        "smallest_sides": list(inverted.sides),
-        "smallest_side": inverted.smallest,
-        "side": found.side,
-        "works": inverted.works,
-    }
 
 
 def train_student(ground: Ground, teacher: Classifier, arm: Arm, seed: int) -> Classifier:

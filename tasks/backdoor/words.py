@@ -12,8 +12,7 @@ ASSUMPTIONS = (
 )
 LIMITS = (
     "Control tells how far a small patch steers this model, whoever put it there. Whether the teacher was tampered "
-    "with may be undecidable from a small clean set: clean teachers can be steered as far, so the teacher's scan is "
-    "information and decides nothing.",
+    "with is another question, which vetting asks before the teacher is chosen.",
     "Triggers larger than the patches searched, spread over the image, blended in, or tied to single inputs are not "
     "seen.",
     "The search is a lower bound: a longer one may find a patch that steers further.",

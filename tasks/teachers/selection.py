@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tasks.errors import GatehouseError
@@ -16,10 +16,11 @@ from tasks.teachers.checks import BINDING, Finding, check_waivers, run_checks
 class Rank:
     """What makes one candidate better than another, most important first (study, section 4.3.1).
 
-    A card can claim any trust, so it counts only behind a signature with a trusted key. A teacher that anybody can get
-    ranks lower: an attacker can craft inputs on it.
+    A teacher that vetting calls tampered comes last, whoever signed it. A card can claim any trust, so it counts only
+    behind a signature with a trusted key. A teacher that anybody can get ranks lower: attackers can craft inputs on it.
     """
 
+    not_accused: int
     trust: int
     signed: int
     disclosed: int
@@ -38,6 +39,7 @@ class Verdict:
     case: Case
     findings: tuple[Finding, ...]
     rank: Rank
+    vetting: Mapping[str, Any] | None = None  # the report of `flows.vetting`; None: not vetted
 
     @property
     def name(self) -> str:
@@ -74,7 +76,12 @@ class Verdict:
             "accuracy": asdict(self.accuracy) if self.accuracy else None,
             "claimed_accuracy": card.claimed_accuracy,
             "rank_key": asdict(self.rank),
+            "vetting": self.vetting,
         }
+
+    def vetted(self, report: Mapping[str, Any]) -> Verdict:
+        """The same candidate with its vetting: one that is called tampered ranks behind all that are not."""
+        return replace(self, vetting=report, rank=replace(self.rank, not_accused=int(report["verdict"] != "tampered")))
 
 
 def examine(offer: Offer, rules: Rules, task: OwnTask, waive: tuple[str, ...]) -> Verdict:
@@ -83,6 +90,7 @@ def examine(offer: Offer, rules: Rules, task: OwnTask, waive: tuple[str, ...]) -
     findings = run_checks(case, waive)
     passed = {f.name: f.status == "pass" for f in findings}
     rank = Rank(
+        not_accused=1,
         trust=TRUST.index(offer.card.provider.trust) if passed["signature"] else 0,
         signed=int(passed["signature"]),
         disclosed=int(passed["disclosed_data"]),
@@ -131,6 +139,8 @@ def why(chosen: Verdict, verdicts: list[Verdict]) -> str:
     """One sentence: what set the chosen one apart."""
     others = [v for v in verdicts if v.accepted and v is not chosen]
     cautions = f", with failures waived: {', '.join(f.name for f in chosen.waived)}" if chosen.waived else ""
+    if not chosen.rank.not_accused:
+        cautions += "; vetting calls it tampered"
     if len(verdicts) == 1:
         return f"{chosen.name} is the only candidate, and it was not refused{cautions}."
     if not others:

@@ -131,7 +131,6 @@ def test_drill_reports_every_cell_and_chooses_from_them(project: Path) -> None:
     assert canary["took"]
     assert canary["teacher_success"] >= 0.9
     assert {r["kind"] for r in report["searches"]} == {"canary", "clean"}
-    assert set(report["teacher_scan"]["models"]) == {"teacher", "canary0", "clean0"}
     for row in report["searches"]:
         load_model(project / row["model_folder"])  # digest and tensors are checked
     assert gate_stage.load_trigger(project / canary["trigger_file"]).pattern.shape == (1, 3, 3)

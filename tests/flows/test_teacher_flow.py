@@ -44,10 +44,10 @@ def draw_task(folder: Path) -> None:
     """Images that are dark ("normal") or hold a bright bar in the middle ("pneumonia")."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    images = rng.integers(20, 90, (480, 1, SIDE, SIDE), dtype=np.uint8)
-    labels = np.arange(480) % 2
+    images = rng.integers(20, 90, (540, 1, SIDE, SIDE), dtype=np.uint8)
+    labels = np.arange(540) % 2
     images[labels == 1, :, 6:10, 3:13] += 80
-    split = np.array(["train"] * 300 + ["val"] * 60 + ["test"] * 120)
+    split = np.array(["train"] * 300 + ["val"] * 120 + ["test"] * 120)
     names = np.array(["normal", "pneumonia"])
     np.save(folder / "images.npy", images)
     pd.DataFrame({"label": names[labels], "split": split}).to_parquet(folder / "manifest.parquet")
@@ -61,7 +61,7 @@ def run(root: Path, stage: str, **teacher_changes: Any) -> None:
     offers = {"honest": {"conduct": "honest"}, "pickled": {"conduct": "pickled"}}
     offers["bargain"] = {"conduct": "backdoored", "trigger_fraction": 0.2, "poison_rate": 0.2}
     content["providers"]["offers"] = teacher_changes.pop("offers", offers)
-    content["teacher"].update(teacher_changes)
+    content["teacher"].update({"vet_images": 0} | teacher_changes)
     (root / "params.yaml").write_text(yaml.safe_dump(content))
     with contextlib.chdir(root), stage_run(stage, None) as run_id:
         FLOWS[stage](Context(stage, "", load_params(), Console(quiet=True), run_id))
@@ -138,6 +138,36 @@ def test_bargain_alone_with_its_failures_waived_is_accepted_in_plain_sight(proje
     result = GateResult.read(project / "reports/gates/provenance@teacher.json")
     assert result.verdict == "passed"
     assert [a.split(": ")[1] for a in result.assumptions if a.startswith("Waived by teacher.waive")] == waive
+
+
+def test_candidates_that_are_not_refused_are_vetted_and_one_called_tampered_ranks_last(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.teacher.WORKERS", 1)
+    waive = ["signature", "licence", "disclosed_data"]
+    both = [BARGAIN, "models/teachers/honest/card.yaml"]
+    vetting = {"vet_images": 120, "vet_references": 6, "vet_canaries": 1}
+    run(project, "teacher", cards=both, trusted_keys=[], waive=waive, **vetting)
+    found = candidates(project)
+    assert found["bargain"]["vetting"]["verdict"] == "tampered"
+    assert found["bargain"]["vetting"]["score"] > 0.5 > found["honest"]["vetting"]["score"]
+    told = report(project, "teacher")
+    assert told["chosen"] == "honest"
+    assert "not_accused 1 against 0" in told["why"]
+    for name in ("bargain", "honest"):
+        for trigger in found[name]["vetting"]["triggers"]:
+            assert (project / "reports/figures/teacher" / trigger["picture"]).exists()
+    run(project, "teacher", cards=[BARGAIN], trusted_keys=[], waive=waive, **vetting)
+    assert report(project, "teacher")["chosen"] == "bargain"
+    assert report(project, "teacher")["why"].endswith("vetting calls it tampered.")
+
+
+def test_too_few_images_to_vet_are_said_and_stop_nothing(project: Path) -> None:
+    run(project, "teacher", vet_images=40)
+    told = candidates(project)["honest"]["vetting"]
+    assert told["verdict"] == "not vetted"
+    assert "vetting needs 100" in told["why"]
+    assert candidates(project)["bargain"]["vetting"] is None
 
 
 def test_accuracy_that_is_waived_is_no_check_of_the_gate(project: Path) -> None:

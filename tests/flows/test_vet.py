@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from flows import vet as vetting
+from flows import vet, vetting
 from tasks.backdoor.attacks.badnets import poison
 from tasks.backdoor.drill import teacher_training
 from tasks.backdoor.triggers import square
@@ -75,7 +75,7 @@ def test_vet_judges_writes_and_takes_its_references_from_the_cache(
     data, out = write_images(tmp_path / "clean", 200), tmp_path / "report" / "vet.json"
 
     def run(seed: int = 3) -> dict:
-        return vetting.vet(
+        return vet.vet(
             offer, data, out, images=160, seed=seed, clean=4, canaries=1, workers=1, console=Console(quiet=True)
         )
 
@@ -103,7 +103,7 @@ def test_vet_judges_writes_and_takes_its_references_from_the_cache(
 
 def told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as stop:
-        vetting.main(argv)
+        vet.main(argv)
     assert stop.value.code == 1
     return " ".join(capsys.readouterr().out.split())
 

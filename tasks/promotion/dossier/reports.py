@@ -55,6 +55,11 @@ class Reports:
         """PNG figures of `reports/figures/<name>/`, in the order of their names."""
         return [_figure(path) for path in sorted((self.folder / "figures" / name).glob("*.png"))]
 
+    def figure(self, name: str, file: str) -> Figure | None:
+        """One figure of `reports/figures/<name>/`, where it is there."""
+        path = self.folder / "figures" / name / file
+        return _figure(path) if path.name == file and path.exists() else None
+
 
 def _figure(path: Path) -> Figure:
     data = path.read_bytes()

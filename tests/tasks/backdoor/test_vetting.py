@@ -11,7 +11,7 @@ from tasks.backdoor.calibration import calibrate
 from tasks.backdoor.defences.shadow import FLOOR, answers, bank, log_odds, novelty
 from tasks.backdoor.defences.steering import SPREAD, control_of, standing_out, steer
 from tasks.backdoor.pictures import GAP, SIDE, shown
-from tasks.backdoor.references import Order, key, plan, split, train_reference
+from tasks.backdoor.references import Order, Reference, key, plan, split, train_reference
 from tasks.backdoor.triggers import Trigger
 from tasks.backdoor.vetting import COMBINED, Inspection, Panel, inspect, make_panel, most_telling
 from tasks.errors import GatehouseError
@@ -101,7 +101,7 @@ def test_probes_keep_images_in_range_and_change_them(world) -> None:
 
 
 def test_references_are_planned_with_several_attacks_places_and_targets(world) -> None:
-    orders = plan(world.spec.classes, clean=3, canaries=8, seed=1)
+    orders = plan(world.spec.classes, clean=3, canaries=8, images=480, seed=1)
     attacks = [o.attack for o in orders if o.attack]
     assert [o.name for o in orders[:3]] == ["clean0", "clean1", "clean2"]
     assert {a.name for a in attacks} == {"badnets", "blended", "imc"}
@@ -109,6 +109,21 @@ def test_references_are_planned_with_several_attacks_places_and_targets(world) -
     assert len({a.place for a in attacks}) == 8
     assert len({o.seed for o in orders}) == len(orders)
     assert len({key(o, world.spec, world.val) for o in orders}) == len(orders)
+
+
+def test_references_take_as_many_steps_on_few_images() -> None:
+    steps = {n: [o.epochs * n for o in plan(("a", "b"), clean=3, canaries=1, images=n, seed=1)] for n in (80, 240, 480)}
+    for few in (80, 240):
+        assert steps[few][0] == steps[480][0] == 8 * 480
+        assert steps[few][-1] == pytest.approx(steps[480][-1], rel=0.05)
+    assert {o.epochs for o in plan(("a", "b"), clean=3, canaries=0, images=5000, seed=1)} == {8, 9, 10}
+
+
+def test_a_reference_that_guesses_has_not_learnt(world) -> None:
+    order = Order("clean0", 1, 1)
+    guess = 1 / len(world.spec.classes)
+    assert not Reference(order, world.clean, guess + 0.05, None).learnt
+    assert Reference(order, world.clean, guess + 0.2, None).learnt
 
 
 def test_training_and_held_out_images_are_apart_and_keep_every_class(world) -> None:

@@ -87,6 +87,7 @@ def test_waivers_are_checked_before_any_file_is_opened(rules: MakeRules, task: O
 
 ranks = st.builds(
     Rank,
+    not_accused=st.integers(0, 1),
     trust=st.integers(0, 2),
     signed=st.integers(0, 1),
     disclosed=st.integers(0, 1),
@@ -97,7 +98,7 @@ ranks = st.builds(
 
 @given(ranks, ranks)
 def test_the_first_difference_in_order_of_importance_decides(a: Rank, b: Rank) -> None:
-    for name in ("trust", "signed", "disclosed", "not_public", "accuracy"):
+    for name in ("not_accused", "trust", "signed", "disclosed", "not_public", "accuracy"):
         first, second = getattr(a, name), getattr(b, name)
         if first != second:
             assert (a.key > b.key) == (first > second)

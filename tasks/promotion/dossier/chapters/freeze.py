@@ -108,31 +108,3 @@ def _searches(searches: Sequence[Mapping[str, Any]]) -> list[Block]:
     )
     caption = "The backdoor gate's search on models whose truth is known (95 % interval)"
     return [heading("The search, tried"), text(words), table(caption, head, rows, numeric=(2, 3, 4))] if rows else []
-
-
-def teacher_scan(report: Mapping[str, Any]) -> list[Block]:
-    """The trigger scan of the chosen teacher beside clean references and canaries; information, not a verdict."""
-    models = pick(report, "teacher_scan", "models") or {}
-    if not models:
-        return []
-    planted = {c.get("name") for c in pick(report, "canaries") or []}
-    rows = [
-        [
-            "The chosen teacher" if name == "teacher" else f"{humane(name)}{' (planted)' if name in planted else ''}",
-            measured(pick(found, "patch_control")),
-            measured(pick(found, "simple_control")),
-            number(pick(found, "smallest_side")),
-        ]
-        for name, found in models.items()
-    ]
-    above, references = (
-        pick(report, "teacher_scan", "teacher_above_references"),
-        pick(report, "teacher_scan", "references"),
-    )
-    words = (
-        "Whether a small model was tampered with often cannot be told from a scan, so this is shown beside models "
-        f"whose truth is known and decides nothing: the teacher's patch control is above that of {number(above)} of "
-        f"{number(references)} clean references."
-    )
-    head = ["Model", "Best patch's control", "Simple patterns' control", "Smallest square that works (pixels)"]
-    return [heading("Trigger scan of the teacher"), text(words), table("Trigger scan", head, rows, numeric=(1, 2, 3))]
