@@ -14,7 +14,7 @@ from flows.cells import Done
 from flows.measuring import REPORTS, Bench, command_line, start
 from flows.stage import Context
 from flows.study import prepare_data
-from flows.zoo_cells import STORE, VERSION, Protected, Taught, work
+from flows.zoo_cells import STORE, VERSION, Outvoted, Protected, Taught, work
 from flows.zoo_detection import detect
 from flows.zoo_page import PAGE, write_page
 from tasks.backdoor.judge import thresholds
@@ -22,10 +22,12 @@ from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher, zoo
 from tasks.files import write_json
 from tasks.risk import decide
 
-MITIGATION = REPORTS / "mitigation.json"
+MITIGATION, ENSEMBLES = REPORTS / "mitigation.json", REPORTS / "ensemble.json"
 ZOO = REPORTS / "zoo.json"
 DEVELOPMENT = REPORTS / "zoo_development.json"  # draw 0: the teachers that the deciding detectors were chosen on
 DRAWS_APART = 100_000  # between the seeds of one draw and those of the next
+BESIDE = 2  # clean teachers in an ensemble
+ONLY = "train teachers and stop; vet them; or let students of several of them vote"
 Results = dict[ZooTeacher, dict[str, Any]]
 
 
@@ -43,6 +45,8 @@ def run_zoo(context: Context, options: argparse.Namespace) -> None:
         write_json(table_file, {"command": f"{_command(options)} --only detect", **table})
         if detection_page.PAGE.exists():
             detection_page.write_page(REPORTS)
+    elif options.only == "ensembles":
+        _outvote(bench, teachers, taught, options)
     elif not options.only:
         _protect(bench, teachers, taught, options)
     bench.close()
@@ -60,7 +64,27 @@ def _protect(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, opti
         rows += [_row(t, taught[t], protected) for t, protected in done.items() if t in taught]
         write_json(MITIGATION, _table(rows, limits, options))
         if PAGE.exists():
-            write_page(MITIGATION)
+            write_page(REPORTS)
+
+
+def _outvote(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, options: argparse.Namespace) -> None:
+    """The table of ensembles: each backdoored teacher beside the two clean ones that follow it in the plan."""
+    params = bench.context.params
+    student, section = params.student.model_dump_json(), params.backdoor.model_dump_json()
+    cells = []
+    for architecture in dict.fromkeys(t.architecture for t in teachers):
+        own = [t for t in teachers if t.architecture == architecture and t in taught]
+        clean = [t for t in own if t.attack == CLEAN]
+        for i, t in enumerate(t for t in own if t.attack != CLEAN):
+            beside = tuple(clean[(i + k) % len(clean)] for k in range(BESIDE))
+            cells.append(Outvoted(t, beside, SIZES[architecture], student, section))
+    done = _by_teacher(bench.run(cells, "students vote"))
+    rows = [named(t) | figures for t, figures in done.items()]
+    title = "Students of one backdoored and two clean teachers, frozen features, no other defence"
+    command = f"{_command(options)} --only ensembles"
+    write_json(ENSEMBLES, {"title": title, "command": command, "rows": rows})
+    if PAGE.exists():
+        write_page(REPORTS)
 
 
 def _by_teacher(outcomes: Sequence[Done]) -> Results:
@@ -68,6 +92,14 @@ def _by_teacher(outcomes: Sequence[Done]) -> Results:
 
 
 def _row(teacher: ZooTeacher, taught: dict[str, Any], protected: dict[str, Any]) -> dict[str, Any]:
+    return named(teacher) | {
+        "teacher": {k: v for k, v in taught.items() if k not in ("hardware", "seconds")},
+        **protected,
+    }
+
+
+def named(teacher: ZooTeacher) -> dict[str, Any]:
+    """What makes the teacher what it is, as tables name it."""
     return {
         "architecture": teacher.architecture,
         "attack": teacher.attack,
@@ -78,8 +110,6 @@ def _row(teacher: ZooTeacher, taught: dict[str, Any], protected: dict[str, Any])
         "alpha": teacher.alpha,
         "seed": teacher.seed,
         "target": "" if teacher.attack == CLEAN else teacher.target,
-        "teacher": {k: v for k, v in taught.items() if k not in ("hardware", "seconds")},
-        **protected,
     }
 
 
@@ -100,7 +130,7 @@ def _table(rows: list[dict[str, Any]], thresholds: dict[str, float], options: ar
 
 def main(argv: list[str] | None = None) -> None:
     parser = command_line("zoo", __doc__)
-    parser.add_argument("--only", choices=("teachers", "detect"), help="train teachers and stop, or vet them")
+    parser.add_argument("--only", choices=("teachers", "detect", "ensembles"), help=ONLY)
     parser.add_argument("--architecture", choices=tuple(SIZES))
     parser.add_argument("--draw", type=int, default=0, help="another draw of the same plan, with seeds of its own")
     options = parser.parse_args(argv)

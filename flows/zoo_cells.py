@@ -14,6 +14,7 @@ from tasks.backdoor.drill import teacher_training
 from tasks.backdoor.mitigation import mitigation_training
 from tasks.backdoor.study.published import IMAGE_SIDE
 from tasks.backdoor.triggers import Trigger, load_trigger, pixels, save_trigger, square
+from tasks.backdoor.zoo.outvoted import outvote
 from tasks.backdoor.zoo.plan import CLEAN, SIZES, Sizes, ZooTeacher
 from tasks.backdoor.zoo.protect import Bench, measure_teacher, protect
 from tasks.files import writing
@@ -48,6 +49,21 @@ class Protected:
     student: str
     backdoor: str
     thresholds: tuple[tuple[str, float], ...]
+
+    @property
+    def name(self) -> str:
+        return self.teacher.name
+
+
+@dataclass(frozen=True)
+class Outvoted:
+    """Let students of a backdoored teacher and of clean ones vote."""
+
+    teacher: ZooTeacher
+    beside: tuple[ZooTeacher, ...]
+    sizes: Sizes
+    student: str
+    backdoor: str
 
     @property
     def name(self) -> str:
@@ -105,10 +121,15 @@ def _taught(cell: Taught) -> dict[str, Any]:
 
 def _protected(cell: Protected) -> dict[str, Any]:
     model, trigger = teacher_of(cell.teacher)
-    return protect(model, trigger, bench(cell), planted=cell.teacher.attack != CLEAN)
+    return protect(model, trigger, bench(cell, dict(cell.thresholds)), planted=cell.teacher.attack != CLEAN)
 
 
-def bench(cell: Protected) -> Bench:
+def _outvoted(cell: Outvoted) -> dict[str, Any]:
+    model, trigger = teacher_of(cell.teacher)
+    return outvote([model, *(teacher_of(t)[0] for t in cell.beside)], trigger, bench(cell, {}))
+
+
+def bench(cell: Protected | Outvoted, thresholds: dict[str, float]) -> Bench:
     """The data and recipe of a cell: the lifecycle's own, at the zoo's sizes."""
     _, task = study_data(cell.teacher.data)
     sizes, seed = cell.sizes, cell.teacher.seed
@@ -123,9 +144,9 @@ def bench(cell: Protected) -> Bench:
         recipe=recipe,
         mitigation=mitigation_training(recipe, section),
         section=section,
-        thresholds=dict(cell.thresholds),
+        thresholds=thresholds,
         seed=seed,
     )
 
 
-ACTS: dict[type, Callable[[Any], dict[str, Any]]] = {Taught: _taught, Protected: _protected}
+ACTS: dict[type, Callable[[Any], dict[str, Any]]] = {Taught: _taught, Protected: _protected, Outvoted: _outvoted}

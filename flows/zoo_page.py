@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from flows.pages import fill, grid, number
@@ -16,10 +17,13 @@ NETWORKS = {"simple_cnn": "CNN", "resnet18": "ResNet-18"}
 # control, before and after the re-activation test.
 TRIGGER, TRIGGER_HIGH, PATCH = 0.05, 0.10, 0.20
 Row = dict[str, Any]
+Tables = Mapping[str, Sequence[Row]]
 
 
-def write_page(table: Path, page: Path = PAGE) -> None:
-    fill(page, BLOCKS, read_json(table)["rows"])
+def write_page(reports: Path, page: Path = PAGE) -> None:
+    """Fill the page from the tables that are there."""
+    names = ("mitigation", "ensemble")
+    fill(page, BLOCKS, {n: read_json(f)["rows"] for n in names if (f := reports / f"{n}.json").exists()})
 
 
 def within_accuracy(row: Row) -> bool:
@@ -44,7 +48,8 @@ def misses(row: Row) -> list[str]:
     return found
 
 
-def _state(rows: Sequence[Row]) -> str:
+def _state(tables: Tables) -> str:
+    rows = tables.get("mitigation", [])
     planned = len(zoo("", 64, 0))
     backdoored = [r for r in rows if r["attack"] != CLEAN]
     promoted = [r for r in backdoored if r["verdict"] == "promoted"]
@@ -76,14 +81,14 @@ def _name(row: Row) -> str:
     return f"{NETWORKS[row['architecture']]}, {row['attack']} {side}, {row['poison_rate']:g}, seed {row['seed']}"
 
 
-def _backdoored(rows: Sequence[Row]) -> str:
+def _backdoored(tables: Tables) -> str:
     header = (
         "network", "attack", "side of 224", "poison", "control in the teacher", "frozen features, undefended",
         "all features, undefended: accuracy", "trigger", "patch", "after: accuracy", "trigger ", "patch ",
         "re-activated: trigger", "patch  ", "by", "verdict",
     )  # fmt: skip
     lines = []
-    for r in (r for r in rows if r["attack"] != CLEAN):
+    for r in (r for r in tables.get("mitigation", []) if r["attack"] != CLEAN):
         before, after, awake = r["before"], r["after"], r["reactivated"]
         lines.append(
             (
@@ -100,7 +105,7 @@ def _backdoored(rows: Sequence[Row]) -> str:
     return grid(header, lines) if lines else "Not measured yet."
 
 
-def _clean(rows: Sequence[Row]) -> str:
+def _clean(tables: Tables) -> str:
     header = (
         "network", "seed", "undefended accuracy", "after: accuracy", "white corner", "patch", "by", "verdict",
     )  # fmt: skip
@@ -110,14 +115,35 @@ def _clean(rows: Sequence[Row]) -> str:
             number(r["after"]["accuracy"]["value"]), number(r["after"]["control"]["value"]),
             number(r["after"]["patch_control"]["value"]), r["mitigation"], r["verdict"],
         )
-        for r in rows
+        for r in tables.get("mitigation", [])
         if r["attack"] == CLEAN
     ]  # fmt: skip
     return grid(header, lines) if lines else "Not measured yet."
 
 
-BLOCKS: Mapping[str, Callable[[Sequence[Row]], str]] = {
+def _ensembles(tables: Tables) -> str:
+    """One row an attack and rule: means over its teachers, and the worst."""
+    rows = tables.get("ensemble", [])
+    header = (
+        "network", "attack", "teachers", "alone: accuracy", "trigger, mean", "most", "majority: accuracy",
+        "trigger, mean ", "most ", "refused", "unanimous: accuracy", "trigger, mean  ", "most  ", "refused ",
+    )  # fmt: skip
+    lines = []
+    for kind in dict.fromkeys((r["architecture"], r["attack"]) for r in rows):
+        own = [r for r in rows if (r["architecture"], r["attack"]) == kind]
+        cells = [NETWORKS[kind[0]], kind[1], str(len(own))]
+        for rule in ("alone", "majority", "unanimous"):
+            control = [r[rule]["trigger_control"]["value"] for r in own]
+            cells += [number(mean(r[rule]["accuracy"] for r in own)), number(mean(control)), number(max(control))]
+            if rule != "alone":
+                cells.append(number(mean(r[rule]["refusal_rate"] for r in own)))
+        lines.append(tuple(cells))
+    return grid(header, lines) if lines else "Not measured yet."
+
+
+BLOCKS: Mapping[str, Callable[[Tables], str]] = {
     "state": _state,
     "backdoored": _backdoored,
     "clean": _clean,
+    "ensembles": _ensembles,
 }

@@ -62,6 +62,15 @@ def test_every_teacher_gets_a_row_and_is_trained_once(capsys: pytest.CaptureFixt
     capsys.readouterr()
 
 
+def test_students_of_a_backdoored_and_of_clean_teachers_vote() -> None:
+    main(["--profile", "tiny", "--architecture", "simple_cnn", "--only", "ensembles"])
+    (row,) = json.loads(zoo.ENSEMBLES.read_text())["rows"]
+    assert (row["attack"], row["side"]) == ("badnets", 20)
+    assert row["alone"]["members"] == 1
+    assert row["majority"]["members"] == row["unanimous"]["members"] == 3
+    assert row["unanimous"]["refusal_rate"] >= row["majority"]["refusal_rate"] >= row["alone"]["refusal_rate"] == 0
+
+
 def test_every_teacher_is_vetted_once_by_its_card_and_clean_images(monkeypatch: pytest.MonkeyPatch) -> None:
     vetted: list[dict[str, int]] = []
 

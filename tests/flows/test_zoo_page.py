@@ -58,11 +58,17 @@ def test_the_page_is_filled_and_its_words_stay(tmp_path: Path, project: Path) ->
     page.write_text((project / PAGE).read_text())
     clean = row() | {"attack": "clean", "side": 0}
     table.write_text(json.dumps({"rows": [row(), clean]}))
-    write_page(table, page)
+    write_page(tmp_path, page)
     text = page.read_text()
     assert "2 of the 48 teachers are measured: 1 backdoored, 1 clean." in text
     assert "Students of the backdoored: 1 promoted, 0 refused; 1 of the promoted hold every limit below" in text
-    assert "Not measured yet." not in text
+    assert text.count("Not measured yet.") == 1  # the ensembles
+    voted = {"accuracy": 0.8, "trigger_control": {"value": 0.7}, "refusal_rate": 0.1}
+    rows = [{"architecture": "simple_cnn", "attack": "imc", "alone": voted, "majority": voted, "unanimous": voted}]
+    (tmp_path / "ensemble.json").write_text(json.dumps({"rows": rows}))
+    write_page(tmp_path, page)
+    text = page.read_text()
+    assert "| CNN | imc | 1 | .80 | .70 | .70 | .80 | .70 | .70 | .10 | .80 | .70 | .70 | .10 |" in text
     assert "## How it is done" in text
     for name in BLOCKS:
         assert f"<!-- {name} -->" in text
