@@ -30,6 +30,7 @@ TEACHER = Path("models/teacher")
 REPORT = Path("reports/teacher.json")
 FIGURES = Path("reports/figures/teacher")
 TASK = Path("data/teacher_task")
+Labelled = tuple[np.ndarray, np.ndarray]
 WORKERS = 8  # at most: each holds torch and the images; figures do not depend on how many there are
 WATCHED = (Path("cards"), Path("models/teachers"))  # dvc.yaml lists these as dependencies of the stage
 ASSUMPTIONS = (
@@ -98,29 +99,33 @@ def _vet(context: Context, verdicts: list[Verdict]) -> list[Verdict]:
         if not section.vet_images:
             return verdicts
         data = load_dataset(TASK)
-        part = data.part("val", section.vet_images, seed)
-        return [_vetted(context, v, data.classes, part, folder) if v.accepted else v for v in verdicts]
+        # The candidate is scored on images that no reference has seen, and that nobody trained it on.
+        parts = data.part("train", section.vet_images, seed), data.part("val", section.vet_images // 4, seed)
+        return [_vetted(context, v, data.classes, *parts, folder) if v.accepted else v for v in verdicts]
 
 
 def _vetted(
-    context: Context, verdict: Verdict, classes: tuple[str, ...], part: tuple[np.ndarray, np.ndarray], folder: Path
+    context: Context, verdict: Verdict, classes: tuple[str, ...], train: Labelled, held_out: Labelled, folder: Path
 ) -> Verdict:
     """The candidate with its vetting: a report, or a sentence that says why there is none."""
     section, case = context.params.teacher, verdict.case
     if case.model is None or case.accuracy is None:
         return _not_vetted(context, verdict, f"its classes or inputs are not those of {TASK}")
-    if np.bincount(part[1], minlength=len(classes)).min() < LEAST_OF_A_CLASS or len(part[1]) < LEAST:
-        few = f"{TASK} has {len(part[1])} validation images; vetting needs {LEAST}, {LEAST_OF_A_CLASS} of each class"
-        return _not_vetted(context, verdict, few)
-    _, channels, side, _ = part[0].shape
+    least = min(np.bincount(part[1], minlength=len(classes)).min() for part in (train, held_out))
+    if least < LEAST_OF_A_CLASS or len(train[1]) < LEAST:
+        return _not_vetted(
+            context, verdict, f"{TASK} has {len(train[1])} images to train references on and {len(held_out[1])} to "
+            f"score on; vetting needs {LEAST}, and {LEAST_OF_A_CLASS} of each class in both",
+        )  # fmt: skip
+    _, channels, side, _ = train[0].shape
     spec = case.offer.card.spec(channels=channels, image_size=side)
     own = np.array([spec.classes.index(c) for c in classes])
-    images = (part[0], own[part[1]])
+    train, held_out = (train[0], own[train[1]]), (held_out[0], own[held_out[1]])
     beside = references(
-        spec, images, seed=context.params.run.seed, clean=section.vet_references, canaries=section.vet_canaries,
-        workers=min(len(os.sched_getaffinity(0)), WORKERS), progress=context.progress,
+        spec, train, held_out, seed=context.params.run.seed, clean=section.vet_references,
+        canaries=section.vet_canaries, workers=min(len(os.sched_getaffinity(0)), WORKERS), progress=context.progress,
     )  # fmt: skip
-    report = vetted(case.model, spec, images, beside, folder / f"{verdict.name}.json")
+    report = vetted(case.model, spec, held_out, beside, folder / f"{verdict.name}.json")
     said = f"{report['verdict']}, score {report['score']:.2f}; {power_in_words(beside.calibration)}"
     context.say(f"{verdict.name} vetted: {said}")
     return verdict.vetted(report)

@@ -13,6 +13,7 @@ from rich.console import Console
 from flows.stage import limit_threads
 from flows.vet_report import power_in_words
 from flows.vetting import CANARIES, CLEAN, references, vetted
+from tasks.backdoor.references import split
 from tasks.data.clean_set import read_clean_set
 from tasks.errors import GatehouseError
 from tasks.files import write_json
@@ -40,7 +41,9 @@ def vet(
     )
     say(f"{offer.card.name} ({spec.architecture}), {len(given.labels)} clean images")
     own = (given.images, given.labels)
-    beside = references(spec, own, seed=seed, clean=clean, canaries=canaries, workers=workers, progress=progress)
+    beside = references(
+        spec, *split(own, seed=seed), seed=seed, clean=clean, canaries=canaries, workers=workers, progress=progress
+    )
     report: dict[str, Any] = {"card": str(offer.path), "teacher": offer.card.name, "sha256": sha256}
     report |= vetted(model, spec, own, beside, out)
     report |= {

@@ -14,7 +14,7 @@ from flows.vet_report import canary_row, judgement, pictures
 from tasks.backdoor.calibration import MIN_CLEAN, Calibration, calibrate
 from tasks.backdoor.defences.shadow import Answers, Probe, answers
 from tasks.backdoor.defences.steering import excesses
-from tasks.backdoor.references import Order, plan, split, train_reference
+from tasks.backdoor.references import Order, plan, train_reference
 from tasks.backdoor.vetting import (
     COMBINED,
     PATCH_FRACTION,
@@ -63,8 +63,7 @@ class Searched:
 def train_cell(cell: Trained) -> dict[str, Any]:
     """Train a reference, note its answers to the probes, and keep both beside the task."""
     folder = Path(cell.folder)
-    spec, images, seed = _task(folder)
-    train, held_out = split(images, seed=seed)
+    spec, train, held_out, seed = _task(folder)
     made = train_reference(cell.order, spec, train, held_out)
     own = answers(made.model, held_out, _bare(held_out, seed).probes())
     save_model(folder / cell.order.name, made.model, spec)
@@ -92,24 +91,33 @@ class References:
 
 
 def references(
-    spec: ModelSpec, images: Labelled, *, seed: int, clean: int, canaries: int, workers: int, progress: Progress
+    spec: ModelSpec,
+    train: Labelled,
+    held_out: Labelled,
+    *,
+    seed: int,
+    clean: int,
+    canaries: int,
+    workers: int,
+    progress: Progress,
 ) -> References:
     """Train and search what the cache does not hold of so many clean references and canaries.
 
     Args:
-        images: clean uint8 images (n, channels, side, side) and labels (n,), some of every class of `spec`.
+        train: clean uint8 images (n, channels, side, side) and labels (n,), some of every class of `spec`.
+        held_out: others, that every model is scored on.
         workers: processes at a time, each on one thread.
         progress: called as (models done, models to do, what).
     """
-    folder = _prepared(spec, images, seed)
-    orders = plan(spec.classes, clean=clean, canaries=canaries, images=len(split(images, seed=seed)[0][1]), seed=seed)
+    folder = _prepared(spec, train, held_out, seed)
+    orders = plan(spec.classes, clean=clean, canaries=canaries, images=len(train[1]), seed=seed)
     known = _run([Trained(str(folder), o) for o in orders], train_cell, folder / "trained", workers, progress)
     trained = {o.name: t for o, t in zip(orders, known, strict=True)}
     names = tuple(o.name for o in orders if o.attack is None and trained[o.name]["learnt"])
     if len(names) < MIN_CLEAN:
         raise GatehouseError(
             f"Only {len(names)} of {clean} reference models learnt to tell {', '.join(spec.classes)} apart from "
-            f"{len(images[1])} images, and vetting needs {MIN_CLEAN}; give it more images."
+            f"{len(train[1])} images, and vetting needs {MIN_CLEAN}; give it more images."
         )
     took = tuple(o.name for o in orders if o.attack is not None and trained[o.name]["took"])
     panel = _panel(folder, names)
@@ -157,22 +165,24 @@ def _calibrated(
     return calibrate(clean, [scores(name, panel) for name in took], combined=COMBINED)
 
 
-def _prepared(spec: ModelSpec, images: Labelled, seed: int) -> Path:
+def _prepared(spec: ModelSpec, train: Labelled, held_out: Labelled, seed: int) -> Path:
     """The cache's folder for this task: its images, spec and seed, once written and known by their digest."""
-    whole = f"{VERSION} {spec.model_dump_json()} {seed} {images[0].shape}".encode()
-    folder = CACHE / sha256_bytes(whole + images[0].tobytes() + images[1].tobytes())[:32]
+    arrays = (*train, *held_out)
+    whole = f"{VERSION} {spec.model_dump_json()} {seed} {[a.shape for a in arrays]}".encode()
+    folder = CACHE / sha256_bytes(whole + b"".join(a.tobytes() for a in arrays))[:32]
     if not (folder / "task.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         with writing(folder / "images.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, images=images[0], labels=images[1])
+            np.savez(file, *arrays)
         write_json(folder / "task.json", {"spec": spec.model_dump(mode="json"), "seed": seed})
     return folder
 
 
-def _task(folder: Path) -> tuple[ModelSpec, Labelled, int]:
+def _task(folder: Path) -> tuple[ModelSpec, Labelled, Labelled, int]:
     content = read_json(folder / "task.json")
     with np.load(folder / "images.npz", allow_pickle=False) as arrays:
-        return ModelSpec.model_validate(content["spec"]), (arrays["images"], arrays["labels"]), content["seed"]
+        train, held_out = (arrays["arr_0"], arrays["arr_1"]), (arrays["arr_2"], arrays["arr_3"])
+    return ModelSpec.model_validate(content["spec"]), train, held_out, content["seed"]
 
 
 def _bare(held_out: Labelled, seed: int) -> Panel:
@@ -181,8 +191,8 @@ def _bare(held_out: Labelled, seed: int) -> Panel:
 
 def _panel(folder: Path, names: tuple[str, ...]) -> Panel:
     """References from the cache, with their answers; what steers them is filled in once it is known."""
-    _, images, seed = _task(folder)
-    bare = _bare(split(images, seed=seed)[1], seed)
+    _, _, held_out, seed = _task(folder)
+    bare = _bare(held_out, seed)
     probes = bare.probes()
     return replace(
         bare,

@@ -104,7 +104,7 @@ class Teacher(Section):
     waive: tuple[str, ...]  # names of provenance checks whose failure the user accepts
     licences_accepted: tuple[str, ...]
     min_accuracy: float = Field(ge=0, le=1)
-    vet_images: int = Field(ge=0)  # of the teacher task's validation split; 0: candidates are not vetted
+    vet_images: int = Field(ge=0)  # that references learn from; a quarter as many to score on; 0: no vetting
     vet_references: int = Field(ge=3)  # clean models that candidates are judged beside
     vet_canaries: int = Field(ge=1)  # backdoored models that tell vetting's power
 

@@ -146,7 +146,7 @@ def test_candidates_that_are_not_refused_are_vetted_and_one_called_tampered_rank
     monkeypatch.setattr("flows.teacher.WORKERS", 1)
     waive = ["signature", "licence", "disclosed_data"]
     both = [BARGAIN, "models/teachers/honest/card.yaml"]
-    vetting = {"vet_images": 120, "vet_references": 6, "vet_canaries": 1}
+    vetting = {"vet_images": 160, "vet_references": 6, "vet_canaries": 1}
     run(project, "teacher", cards=both, trusted_keys=[], waive=waive, **vetting)
     found = candidates(project)
     assert found["bargain"]["vetting"]["verdict"] == "tampered"
