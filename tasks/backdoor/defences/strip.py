@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from tasks.backdoor.net import BATCH, fast_logits
 from tasks.models.architectures import Classifier
 from tasks.models.inference import as_float, frozen_copy
+from tasks.models.metrics import auc
 from tasks.stats import Interval, bootstrap, clopper_pearson
 
 ALPHAS = (0.001, 0.05, 0.2, 0.35, 0.5)
@@ -69,7 +69,7 @@ def auroc(clean: np.ndarray, triggered: np.ndarray, *, seed: int) -> tuple[float
     truth = np.concatenate([np.zeros(len(clean), bool), np.ones(len(triggered), bool)])
 
     def statistic(t: np.ndarray, s: np.ndarray) -> float:
-        return float(roc_auc_score(t, s)) if 0 < t.sum() < len(t) else float("nan")
+        return auc(t, s) if 0 < t.sum() < len(t) else float("nan")
 
     return statistic(truth, score), bootstrap(statistic, truth, score, seed=seed, resamples=200)
 

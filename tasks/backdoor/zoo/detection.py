@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
+from tasks.models.metrics import auc
 from tasks.stats import bootstrap, clopper_pearson
 
 FALSE_ALARMS = 0.05
@@ -35,7 +35,7 @@ def summary(rows: Sequence[dict[str, Any]], *, seed: int) -> dict[str, Any]:
 
 def _figures(truth: np.ndarray, values: np.ndarray, accused: np.ndarray | None, seed: int) -> dict[str, Any]:
     def area(t: np.ndarray, v: np.ndarray) -> float:
-        return float(roc_auc_score(t, v)) if 0 < t.sum() < len(t) else float("nan")
+        return auc(t, v) if 0 < t.sum() < len(t) else float("nan")
 
     low, high = bootstrap(area, truth, values, seed=seed)
     figures: dict[str, Any] = {"auc": {"value": _round(area(truth, values)), "low": _round(low), "high": _round(high)}}
