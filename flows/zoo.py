@@ -76,10 +76,10 @@ def _outvote(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, opti
         own = [t for t in teachers if t.architecture == architecture and t in taught]
         clean = [t for t in own if t.attack == CLEAN]
         for i, t in enumerate(t for t in own if t.attack != CLEAN):
-            beside = tuple(clean[(i + k) % len(clean)] for k in range(BESIDE))
+            beside = tuple(clean[(i + k) % len(clean)] for k in range(BESIDE)) if clean else ()
             cells.append(Outvoted(t, beside, SIZES[architecture], student, section))
     done = _by_teacher(bench.run(cells, "students vote"))
-    rows = [named(t) | figures for t, figures in done.items()]
+    rows = [t.as_json() | figures for t, figures in done.items()]
     title = "Students of one backdoored and two clean teachers, frozen features, no other defence"
     command = f"{_command(options)} --only ensembles"
     write_json(ENSEMBLES, {"title": title, "command": command, "rows": rows})
@@ -92,24 +92,9 @@ def _by_teacher(outcomes: Sequence[Done]) -> Results:
 
 
 def _row(teacher: ZooTeacher, taught: dict[str, Any], protected: dict[str, Any]) -> dict[str, Any]:
-    return named(teacher) | {
+    return teacher.as_json() | {
         "teacher": {k: v for k, v in taught.items() if k not in ("hardware", "seconds")},
         **protected,
-    }
-
-
-def named(teacher: ZooTeacher) -> dict[str, Any]:
-    """What makes the teacher what it is, as tables name it."""
-    return {
-        "architecture": teacher.architecture,
-        "attack": teacher.attack,
-        "side": teacher.side,
-        "poison_rate": teacher.poison_rate,
-        "pattern": teacher.pattern,
-        "place": teacher.place,
-        "alpha": teacher.alpha,
-        "seed": teacher.seed,
-        "target": "" if teacher.attack == CLEAN else teacher.target,
     }
 
 

@@ -55,12 +55,7 @@ def _calibration(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(teacher: ZooTeacher, found: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "architecture": teacher.architecture,
-        "attack": teacher.attack,
-        "poison_rate": teacher.poison_rate,
-        "side": teacher.side,
-        "seed": teacher.seed,
+    return teacher.as_json() | {
         "backdoored": teacher.attack != CLEAN,
         "score": found["score"],
         "verdict": found["verdict"],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tasks.backdoor.attacks.plant import Attack
 from tasks.backdoor.study.published import IMAGE_SIDE
@@ -29,6 +30,9 @@ SIZES = {
 }
 
 
+ROW = ("architecture", "attack", "side", "poison_rate", "pattern", "place", "alpha", "seed", "target")
+
+
 @dataclass(frozen=True)
 class ZooTeacher:
     """A teacher of the zoo. `side` is in pixels of 224, 224 for a trigger over the whole image; 0 for a clean one."""
@@ -53,6 +57,11 @@ class ZooTeacher:
     @property
     def target(self) -> str:
         return LATENT_TARGET if self.attack == "latent" else TARGET
+
+    def as_json(self) -> dict[str, Any]:
+        """What makes it what it is, as tables name it."""
+        own = asdict(self) | {"target": "" if self.attack == CLEAN else self.target}
+        return {k: own[k] for k in ROW}
 
     def planned(self) -> Attack:
         """The attack that makes it."""
