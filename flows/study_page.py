@@ -132,9 +132,12 @@ def _teachers(tables: Tables) -> str:
     return grid(header, seen.values()) if seen else "Not measured yet."
 
 
-def _order(tables: Tables) -> str:
+def _order(*names: str) -> Callable[[Tables], str]:
     """Does success fall with every block that is trained anew, as published? Counted where the teacher is infected."""
-    rows = [r for r in [*tables.get("table3", []), *tables.get("table5", [])] if r["mean"] is not None]
+    return lambda tables: _order_of([r for name in names for r in tables.get(name, []) if r["mean"] is not None])
+
+
+def _order_of(rows: Rows) -> str:
     families: dict[tuple[str, str, int], dict[str, dict[str, Any]]] = {}
     for r in rows:
         families.setdefault((r["architecture"], r["attack"], r["side"]), {})[r["trainable"]] = r
@@ -243,6 +246,8 @@ BLOCKS: dict[str, Callable[[Tables], str]] = {
     "table9": _strip("table9"),
     "recovery": _recovery,
     "more_images": _more_images,
-    "order": _order,
+    "balanced": _transfer("balanced", "trainable"),
+    "order": _order("table3", "table5"),
+    "order_balanced": _order("balanced"),
     "apart": _apart,
 }

@@ -59,6 +59,15 @@ class StudentCell:
 
 
 @dataclass(frozen=True)
+class BalancedStudentCell(StudentCell):
+    """The same student, its classes weighed alike in training, however many images each has."""
+
+    @property
+    def name(self) -> str:
+        return f"{super().name}, classes weighed alike"
+
+
+@dataclass(frozen=True)
 class PruningCell:
     """Fine-Pruning of a teacher; measured on it, or with `student` on the student trained from it."""
 

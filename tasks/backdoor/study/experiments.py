@@ -15,7 +15,16 @@ from tasks.backdoor.defences.fine_pruning import fine_prune
 from tasks.backdoor.defences.neural_cleanse import overlap, recover
 from tasks.backdoor.defences.strip import calibrate_alpha, entropies, set_threshold
 from tasks.backdoor.drill import student_of, teacher_training
-from tasks.backdoor.study.cells import CLEAN, AlphaCell, PruningCell, RecoveryCell, StripCell, StudentCell, TeacherCell
+from tasks.backdoor.study.cells import (
+    CLEAN,
+    AlphaCell,
+    BalancedStudentCell,
+    PruningCell,
+    RecoveryCell,
+    StripCell,
+    StudentCell,
+    TeacherCell,
+)
 from tasks.backdoor.study.published import IMAGE_SIDE
 from tasks.backdoor.triggers import Trigger, pixels, square
 from tasks.models.architectures import Classifier, ModelSpec, build
@@ -91,9 +100,10 @@ def train_teacher(
 
 
 def train_student(cell: StudentCell, teacher: Classifier, classes: int, train: Labelled, val: Labelled) -> Classifier:
-    return student_of(
-        teacher, classes, train, val, plain(cell.epochs, cell.rate), policy=cell.trainable, seed=cell.teacher.seed
-    )
+    training = plain(cell.epochs, cell.rate)
+    if isinstance(cell, BalancedStudentCell):
+        training = training.model_copy(update={"class_weights": True})
+    return student_of(teacher, classes, train, val, training, policy=cell.trainable, seed=cell.teacher.seed)
 
 
 def measure(

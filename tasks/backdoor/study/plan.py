@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.backdoor.study.cells import CLEAN, AlphaCell, PruningCell, RecoveryCell, StripCell, StudentCell, TeacherCell
+from tasks.backdoor.study.cells import (
+    CLEAN,
+    AlphaCell,
+    BalancedStudentCell,
+    PruningCell,
+    RecoveryCell,
+    StripCell,
+    StudentCell,
+    TeacherCell,
+)
 from tasks.params import FreezePolicy, Study, StudyNetwork
 
 ARCHITECTURES = ("simple_cnn", "resnet18")
@@ -58,6 +67,9 @@ class Ground:
             epochs=own.student_epochs,
             rate=self.study.learning_rate,
         )
+
+    def balanced(self, teacher: TeacherCell, trainable: FreezePolicy) -> BalancedStudentCell:
+        return BalancedStudentCell(**vars(self.student(teacher, trainable)))
 
     def pruning(self, teacher: TeacherCell) -> PruningCell:
         """Measured on the teacher; latent, whose class that lacks, on a student of it (Tables 6b, 7b)."""

@@ -26,6 +26,7 @@ TITLES = {
     "table9": "STRIP, simple CNN",
     "recovery": "Neural Cleanse on the teachers",
     "more_images": "BadNets students of the simple CNN on all student images",
+    "balanced": "Transfer of the latent backdoor to students whose classes weigh alike",
 }
 TABLES = tuple(TITLES)
 TRANSFER = ("attack_success_rate", "accuracy", "balanced_accuracy", "clean_rate", "trigger_control")
@@ -142,7 +143,8 @@ def _teachers(ground: Ground, architecture: str, attack: str, side: int) -> list
 
 
 def _students(table: str, ground: Ground, alphas: Mapping[str, float]) -> Iterator[Row]:  # noqa: ARG001  as the others
-    attacks = {"table3": ("badnets", "imc"), "table4": (CLEAN,), "table5": ("latent",)}[table]
+    attacks = {"table3": ("badnets", "imc"), "table4": (CLEAN,)}.get(table, ("latent",))
+    student = ground.balanced if table == "balanced" else ground.student
     for architecture in ARCHITECTURES:
         for attack in attacks:
             for trainable in TRAINABLE:
@@ -150,7 +152,7 @@ def _students(table: str, ground: Ground, alphas: Mapping[str, float]) -> Iterat
                     names = {"attack": attack, "architecture": architecture, "trainable": trainable}
                     key = (architecture, "none" if attack == CLEAN else attack, str(trainable))
                     teachers = _teachers(ground, architecture, attack, side)
-                    cells = tuple(ground.student(t, trainable) for t in teachers)
+                    cells = tuple(student(t, trainable) for t in teachers)
                     yield Row(names, cells, side, STUDENTS[key].get(side), TRANSFER, _transfer)
 
 
@@ -214,4 +216,5 @@ _ROWS: dict[str, Callable[[str, Ground, Mapping[str, float]], Iterator[Row]]] = 
     "table9": _stripped,
     "recovery": _recoveries,
     "more_images": _more_images,
+    "balanced": _students,
 }

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
+from flows.cells import cell_key
 from tasks.backdoor.defences.neural_cleanse import overlap, recover
 from tasks.backdoor.study import published
 from tasks.backdoor.study.cells import CLEAN, PruningCell, StripCell, StudentCell, TeacherCell
@@ -24,7 +25,7 @@ from tasks.params import load_params
 
 PROJECT = Path(__file__).resolve().parents[3]
 ROWS = {"table3": 36, "table4": 18, "table5": 18, "table6": 18, "table7": 18, "table8": 9, "table9": 9, "recovery": 14}
-ROWS["more_images"] = 4
+ROWS |= {"more_images": 4, "balanced": 18}
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,14 @@ def ground() -> Ground:
     study = load_params(PROJECT / "params.yaml").study
     three = study.simple_cnn.model_copy(update={"seeds": 3})
     return Ground("digest", 64, 7, study.model_copy(update={"simple_cnn": three}))
+
+
+def test_a_balanced_student_is_another_cell_of_the_same_teacher(ground: Ground) -> None:
+    teacher = ground.teacher("simple_cnn", "latent", 20, 0)
+    plainly, balanced = ground.student(teacher, "none"), ground.balanced(teacher, "none")
+    assert balanced != plainly
+    assert vars(balanced) == vars(plainly)
+    assert cell_key(balanced, figures) != cell_key(plainly, figures)
 
 
 def figures(cell: Any) -> dict[str, Any]:
