@@ -7,23 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from tasks.evasion.attacks.budget import within
+from tasks.evasion.attacks.network import Attacked
 from tasks.models.architectures import Classifier
-from tasks.models.inference import frozen_copy
 
 REACH = 2.5  # length of all steps together, in budgets (Madry 2018)
-
-
-class _Attacked(nn.Module):
-    """What ART is given: a copy of the model, its features by bfloat16 autocast where asked for."""
-
-    def __init__(self, model: Classifier, bfloat16: bool) -> None:
-        super().__init__()
-        self.own, self.fast = frozen_copy(model), bfloat16
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.fast):
-            features = self.own.features(x.contiguous(memory_format=torch.channels_last))
-        return self.own.head(features.float())
 
 
 def pgd(
@@ -56,7 +43,7 @@ def pgd(
     if not len(x):
         return x.clone()
     classifier = PyTorchClassifier(
-        _Attacked(model, bfloat16),
+        Attacked(model, bfloat16=bfloat16),
         loss=nn.CrossEntropyLoss(),
         input_shape=tuple(x.shape[1:]),
         nb_classes=model.head.out_features,

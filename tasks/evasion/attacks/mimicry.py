@@ -6,20 +6,24 @@ descends from this teacher. Where the student kept the teacher's features, it se
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from tasks.evasion.attacks.budget import within
+from tasks.evasion.attacks.network import Attacked
+from tasks.evasion.attacks.noise import random_noise
 from tasks.models.architectures import Classifier
-from tasks.models.inference import frozen_copy
 
 REACH = 2.5  # length of all steps together, in budgets: every corner of the ball can be reached (Madry 2018)
 
 
 def mimic(
-    teacher: Classifier, x: Tensor, targets: Tensor, *, eps: float, steps: int, bfloat16: bool = False, batch: int = 32
-) -> Tensor:
-    """Images close to `x` whose penultimate teacher features are close to those of `targets`.
+    teacher: Classifier, x: Tensor, targets: Tensor, *, eps: float, steps: int, block: str | None = None,
+    bfloat16: bool = False, batch: int = 32,
+) -> Tensor:  # fmt: skip
+    """Images close to `x` whose teacher features are close to those of `targets`.
 
     Signed gradient descent on ‖T(x′) − T(target)‖² with projection and steps that shrink to zero; of all steps, each
     image keeps its closest.
@@ -29,36 +33,62 @@ def mimic(
         x, targets: images in [0, 1], shape (n, channels, side, side), row i of one for row i of the other.
         eps: L-infinity budget in pixel units of [0, 1].
         steps: number of gradient steps.
+        block: whose output is mimicked; the penultimate features by default.
         bfloat16: features by autocast; measured, half the time at the same success.
         batch: images at a time; 32 fit a small machine's cache and run twice as fast as 128.
     """
-    own = frozen_copy(teacher)
+    net, exact = Attacked(teacher, bfloat16=bfloat16), Attacked(teacher, bfloat16=False)
+
+    def distance(rows: slice) -> Callable[[Tensor], Tensor]:
+        with torch.no_grad():
+            wanted = exact.features(targets[rows], block)
+        return lambda images: (net.features(images, block) - wanted).square().sum(1)
+
+    return _descend(distance, x, x, eps=eps, steps=steps, batch=batch)
+
+
+def repel(
+    teacher: Classifier, x: Tensor, *, eps: float, steps: int, seed: int, block: str | None = None,
+    bfloat16: bool = False, batch: int = 32,
+) -> Tensor:  # fmt: skip
+    """The same without a target: features as far from the image's own as the budget allows.
+
+    Args:
+        seed: of the random start, without which there is no direction to leave in.
+    """
+    net, exact = Attacked(teacher, bfloat16=bfloat16), Attacked(teacher, bfloat16=False)
+
+    def nearness(rows: slice) -> Callable[[Tensor], Tensor]:
+        with torch.no_grad():
+            own = exact.features(x[rows], block)
+        return lambda images: -(net.features(images, block) - own).square().sum(1)
+
+    return _descend(nearness, x, random_noise(x, eps=eps, seed=seed), eps=eps, steps=steps, batch=batch)
+
+
+def _descend(
+    objective: Callable[[slice], Callable[[Tensor], Tensor]], x: Tensor, start: Tensor, *, eps: float, steps: int,
+    batch: int,
+) -> Tensor:  # fmt: skip
+    """The images of least objective on the way from `start`, by signed steps, a batch of rows at a time."""
     parts = []
     for i in range(0, len(x), batch):
-        piece = slice(i, i + batch)
-        parts.append(_batch(own, x[piece], targets[piece], eps=eps, steps=steps, bfloat16=bfloat16))
+        rows = slice(i, i + batch)
+        parts.append(_batch(objective(rows), x[rows], start[rows], eps=eps, steps=steps))
     return torch.cat(parts) if parts else x.clone()
 
 
-def _batch(teacher: Classifier, x: Tensor, targets: Tensor, *, eps: float, steps: int, bfloat16: bool) -> Tensor:
-    with torch.no_grad():
-        wanted = teacher.features(_layout(targets))
-    best, closest = x, torch.full((len(x),), torch.inf)
-    changed = x
+def _batch(objective: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, *, eps: float, steps: int) -> Tensor:
+    best, least = x, torch.full((len(x),), torch.inf)
+    changed = start
     for step in range(steps + 1):
-        changed = _layout(changed.detach()).requires_grad_(step < steps)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            features = teacher.features(changed)
-        distance = (features.float() - wanted).square().sum(1)
-        better = distance.detach() < closest
+        changed = changed.detach().requires_grad_(step < steps)
+        value = objective(changed)
+        better = value.detach() < least
         best = torch.where(better.view(-1, 1, 1, 1), changed.detach(), best)
-        closest = torch.where(better, distance.detach(), closest)
+        least = torch.where(better, value.detach(), least)
         if step < steps:
-            (gradient,) = torch.autograd.grad(distance.sum(), changed)
+            (gradient,) = torch.autograd.grad(value.sum(), changed)
             length = 2 * REACH * eps / steps * (1 - step / steps)
             changed = within(changed.detach() - length * gradient.sign(), x, eps=eps)
     return best
-
-
-def _layout(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
