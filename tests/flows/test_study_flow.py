@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import study_cells
+from flows import gray_box, study_cells
 from flows.pages import number
 from flows.profile import profile_params
 from flows.study import main
@@ -177,3 +177,23 @@ def test_numbers_are_short() -> None:
     shown = {None: "–", 0.0: ".00", 0.456: ".46", 1.0: "1.00", 0.999: "1.00", -0.05: "-.05", 20.8: "20.80"}
     assert {v: number(v) for v in shown} == shown
     assert number(0.5, 0.25) == ".50 ± .25"
+
+
+def test_students_are_attacked_and_fingerprinted_through_their_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CANDIDATES": 2, "IMAGES": 40, "OWN": 20, "STEPS": 2, "PROBES": 2}.items():
+        monkeypatch.setattr(gray_box, name, value)
+    gray_box.main(["--profile", "tiny"])
+    table = rows("graybox")
+    assert {r["trainable"] for r in table} == {"all", "last", "none"}
+    assert len(table) == 3 * 6 * 3  # policies, attacks, budgets
+    for row in table:
+        assert len(row["values"]) == 2
+        assert row["low"] <= row["mean"] <= row["high"]
+    named = rows("fingerprint")
+    assert [r["students"] for r in named] == [2, 2, 2]
+    for row in named:
+        assert row["right"] == sum(c["teacher"] == c["named"] for c in row["confusion"])
+        assert all(c["dispersions"][c["named"]] == min(c["dispersions"].values()) for c in row["confusion"])
+    before = cells()
+    gray_box.main(["--profile", "tiny"])
+    assert cells() == before

@@ -22,7 +22,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, rows of the batch) -> (n,)
 
 def apgd_ce(
     model: Classifier, x: Tensor, labels: Tensor, *, eps: float, steps: int, restarts: int = 1, seed: int,
-    bfloat16: bool = False, batch: int = 32,
+    until_fooled: bool = True, bfloat16: bool = False, batch: int = 32,
 ) -> Tensor:  # fmt: skip
     """Untargeted, on the cross-entropy.
 
@@ -32,6 +32,7 @@ def apgd_ce(
         eps: L-infinity budget in pixel units of [0, 1].
         steps: gradient steps a restart; images that are fooled take no more.
         restarts: random starts for the images that are not fooled yet.
+        until_fooled: images that are fooled stop there; otherwise all go on to the largest loss, as a transfer needs.
         batch: images at a time; 32 fit a small machine's cache.
 
     Returns:
@@ -42,7 +43,10 @@ def apgd_ce(
     def attack(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         out, fooled = x.clone(), torch.zeros(len(x), dtype=torch.bool)
         for _ in range(restarts):
-            _again(net, x, labels, out, fooled, lambda z, rows: cross_entropy(z, labels[rows]), eps, steps, generator)
+            _again(
+                net, x, labels, out, fooled, lambda z, rows: cross_entropy(z, labels[rows]), eps, steps, generator,
+                until_fooled=until_fooled,
+            )  # fmt: skip
         return out, fooled
 
     return _in_batches(attack, x, labels, batch)
@@ -79,18 +83,21 @@ def _in_batches(
 
 def _again(
     net: Attacked, x: Tensor, labels: Tensor, out: Tensor, fooled: Tensor, loss: Loss, eps: float, steps: int,
-    generator: torch.Generator,
+    generator: torch.Generator, *, until_fooled: bool = True,
 ) -> None:  # fmt: skip
     """One random start for the images that are not fooled; their rows of `out` and `fooled` are written."""
     rows = (~fooled).nonzero().squeeze(1)
     start = within(x + eps * (2 * torch.rand(x.shape, generator=generator) - 1), x, eps=eps)
     if len(rows):
-        out[rows], fooled[rows] = _ascend(net, x[rows], labels[rows], start[rows], rows, loss, eps, steps)
+        out[rows], fooled[rows] = _ascend(
+            net, x[rows], labels[rows], start[rows], rows, loss, eps, steps, until_fooled=until_fooled
+        )
 
 
 def _ascend(
-    net: Attacked, x: Tensor, labels: Tensor, start: Tensor, rows: Tensor, loss: Loss, eps: float, steps: int
-) -> tuple[Tensor, Tensor]:
+    net: Attacked, x: Tensor, labels: Tensor, start: Tensor, rows: Tensor, loss: Loss, eps: float, steps: int, *,
+    until_fooled: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Algorithm 1 of the paper. Rows that are fooled leave the batch, so that each step costs what is left to do."""
     out, fooled = x.clone(), torch.zeros(len(x), dtype=torch.bool)
 
@@ -99,7 +106,8 @@ def _ascend(
         answers = net(images)
         values = loss(answers, rows[left])
         (gradient,) = torch.autograd.grad(values.sum(), images)
-        return values.detach(), gradient, answers.detach().argmax(1) != labels[left]
+        wrong = answers.detach().argmax(1) != labels[left]
+        return values.detach(), gradient, wrong if until_fooled else torch.zeros_like(wrong)
 
     left = torch.arange(len(x))
     current = previous = best = start

@@ -9,7 +9,7 @@ from conftest import Case
 from torch import Tensor, nn
 
 from tasks.evasion.attacks.apgd import apgd_ce, apgd_targeted
-from tasks.evasion.attacks.losses import margin, targeted_dlr
+from tasks.evasion.attacks.losses import cross_entropy, margin, targeted_dlr
 from tasks.evasion.attacks.square import HALVED_AT, share_at, square
 from tasks.models.architectures import Classifier
 from tasks.models.inference import logits
@@ -74,6 +74,15 @@ def test_apgd_keeps_to_its_budget_repeats_and_more_steps_do_no_harm(case: Case, 
     assert torch.equal(many, attack(case.other, x, y, eps=EPS, steps=30, seed=3))
     assert fooled(case.other, many, y).sum() >= fooled(case.other, few, y).sum()
     assert attack(case.other, x[:0], y[:0], eps=EPS, steps=2, seed=0).shape == x[:0].shape
+
+
+def test_apgd_that_goes_on_reaches_a_larger_loss(case: Case) -> None:
+    x, y = case.sample.x, case.sample.y
+    first, on = (
+        cross_entropy(logits(case.other, apgd_ce(case.other, x, y, eps=0.1, steps=20, seed=0, until_fooled=u)), y)
+        for u in (True, False)
+    )
+    assert float(on.mean()) > float(first.mean()) + 0.5
 
 
 def test_apgd_does_at_least_as_well_as_pgd_of_as_many_steps(case: Case) -> None:

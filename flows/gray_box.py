@@ -1,0 +1,116 @@
+"""Gray-box attacks through the teacher, by freeze policy and budget (reports/study/graybox.json, fingerprint.json).
+
+`python -m flows.gray_box --data FOLDER`. Cells are kept in .gatehouse/study beside those of the study, whose clean
+teachers and students these are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from flows.cells import Done
+from flows.gray_box_cells import VERSION, Attacked, Named, work
+from flows.measuring import COMMITTED, REPORTS, Bench, command_line, start
+from flows.stage import Context
+from flows.study import prepare_data
+from flows.study_cells import STORE
+from tasks.backdoor.study.cells import CLEAN
+from tasks.backdoor.study.plan import TRAINABLE, Ground
+from tasks.backdoor.study.tables import spread
+from tasks.evasion.measure import as_255
+from tasks.files import write_json
+from tasks.stats import clopper_pearson
+
+BUDGETS = (2 / 255, 4 / 255, 8 / 255)
+IMAGES, OWN, STEPS = 300, 90, 20
+CANDIDATES, PROBES = 8, 8
+ARCHITECTURE = "simple_cnn"
+
+
+def gray_box(context: Context, options: argparse.Namespace) -> None:
+    """Attack clean teachers' students under every freeze policy, and ask each who its teacher is."""
+    params = context.params
+    ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
+    bench = Bench(context, work, STORE, VERSION, options.workers)
+    teachers = [ground.teacher(ARCHITECTURE, CLEAN, 0, i) for i in range(CANDIDATES)]
+    command = f"python -m flows.gray_box --profile {options.profile} --data FOLDER"
+    folder = REPORTS if options.profile == COMMITTED else REPORTS / options.profile
+    seeds = ground.network(ARCHITECTURE).seeds
+    attacked = [
+        Attacked(ground.student(t, trainable), BUDGETS, STEPS, IMAGES, OWN)
+        for t in teachers[:seeds]
+        for trainable in TRAINABLE
+    ]
+    done = bench.run(attacked, "gray box")
+    write_json(folder / "graybox.json", _table(done, command) | {"image_size": ground.image_size})
+    asked = [Named(ground.student(t, p), tuple(teachers), PROBES) for t in teachers for p in TRAINABLE]
+    named = bench.run(asked, "fingerprint")
+    write_json(folder / "fingerprint.json", _fingerprints(named, command) | {"image_size": ground.image_size})
+    bench.close()
+
+
+def _table(done: Sequence[Done], command: str) -> dict[str, Any]:
+    """A row a freeze policy, attack and budget: mean and spread over seeds, and the interval over all their images."""
+    rows = []
+    for trainable in TRAINABLE:
+        own = [(d, d.result) for d in done if d.cell.student.trainable == trainable and d.result]
+        if not own:
+            continue
+        for attack in own[0][1]["success"]:
+            for i, eps in enumerate(BUDGETS):
+                found = [result["success"][attack][i] for _, result in own]
+                n = sum(f["n"] for f in found)
+                low, high = clopper_pearson(sum(round(f["value"] * f["n"]) for f in found if f["n"]), n)
+                rows.append(
+                    {
+                        "architecture": ARCHITECTURE,
+                        "trainable": trainable,
+                        "attack": attack,
+                        "budget": as_255(eps),
+                        **spread([f["value"] for f in found]),
+                        "values": [f["value"] for f in found],
+                        "low": round(low, 6),
+                        "high": round(high, 6),
+                        "images": n,
+                        "seeds": [d.cell.student.teacher.seed for d, _ in own],
+                        "student_accuracy": spread([result["balanced_accuracy"] for _, result in own]),
+                        "hardware": own[0][1]["hardware"],
+                    }
+                )
+    title = "Success of attacks through the teacher on its students, of the images that they get right"
+    return {"title": title, "command": command, "steps": STEPS, "attackers_images": OWN, "rows": rows}
+
+
+def _fingerprints(done: Sequence[Done], command: str) -> dict[str, Any]:
+    rows = []
+    for trainable in TRAINABLE:
+        own = [d.result for d in done if d.cell.student.trainable == trainable and d.result]
+        if not own:
+            continue
+        right = sum(result["right"] for result in own)
+        low, high = clopper_pearson(right, len(own))
+        confusion = [
+            {"teacher": d.cell.student.teacher.name, "named": d.result["named"], "dispersions": d.result["dispersions"]}
+            for d in done
+            if d.cell.student.trainable == trainable and d.result
+        ]
+        rows.append(
+            {
+                "architecture": ARCHITECTURE, "trainable": trainable, "students": len(own), "right": right,
+                "value": round(right / len(own), 6), "low": round(low, 6), "high": round(high, 6),
+                "candidates": CANDIDATES, "queries": CANDIDATES * PROBES, "confusion": confusion,
+                "hardware": own[0]["hardware"],
+            }
+        )  # fmt: skip
+    return {"title": "Teachers named from their students' answers alone", "command": command, "rows": rows}
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = command_line("gray_box", __doc__).parse_args(argv)
+    start("gray_box", options, lambda context: gray_box(context, options))
+
+
+if __name__ == "__main__":
+    main()

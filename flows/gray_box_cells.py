@@ -1,0 +1,89 @@
+"""The work of the gray-box tables' cells: a student attacked through its teacher, or asked who it descends from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flows.study_cells import hardware, study_data, teacher_of
+from tasks.backdoor.study.cells import StudentCell, TeacherCell
+from tasks.backdoor.study.experiments import train_student
+from tasks.evasion.attacks.fingerprint import answers_of, blank_images, fingerprint, named
+from tasks.evasion.gray_box import measure_gray_box
+from tasks.evasion.measure import choose_sample
+from tasks.models.architectures import Classifier
+from tasks.models.inference import accuracy_of
+
+VERSION = "1"  # raise it when a change of the code changes figures
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Every gray-box attack on one student, with `own` pictures in the attacker's hands."""
+
+    student: StudentCell
+    budgets: tuple[float, ...]
+    steps: int
+    images: int  # of the test split; those that the student gets right are attacked
+    own: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.student.name}, attacked"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A student's teacher named among the candidates, from `probes` queries for each of them."""
+
+    student: StudentCell
+    candidates: tuple[TeacherCell, ...]
+    probes: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.student.name}, fingerprinted"
+
+
+def work(cell: Any) -> dict[str, Any]:
+    return ACTS[type(cell)](cell) | {"hardware": hardware()}
+
+
+def _student(cell: StudentCell) -> tuple[Classifier, Classifier]:
+    """(teacher, student)."""
+    teacher, task = teacher_of(cell.teacher).model, study_data(cell.teacher.data)[1]
+    seed = cell.teacher.seed
+    parts = task.part("train", cell.images, seed), task.part("val", cell.val_images, seed)
+    return teacher, train_student(cell, teacher, len(task.classes), *parts)
+
+
+def _attacked(cell: Attacked) -> dict[str, Any]:
+    teacher, student = _student(cell.student)
+    task, seed = study_data(cell.student.teacher.data)[1], cell.student.teacher.seed
+    test = task.part("test", cell.images, seed)
+    sample = choose_sample(student, *test, seed=seed, source="the student")
+    # The attacker's pictures are none that the student was trained on.
+    own = task.part("val", cell.own, seed)
+    success = measure_gray_box(
+        teacher, student, sample, own, budgets=cell.budgets, steps=cell.steps, seed=seed, bfloat16=True
+    )
+    return {"balanced_accuracy": round(accuracy_of(student, test), 6), "success": success}
+
+
+def _named(cell: Named) -> dict[str, Any]:
+    _, student = _student(cell.student)
+    probes = {}
+    for candidate in cell.candidates:
+        model = teacher_of(candidate).model
+        _, channels, side, _ = study_data(candidate.data)[1].images.shape
+        probes[candidate.name] = blank_images(model, channels=channels, side=side, count=cell.probes, seed=cell.probes)
+    found = fingerprint(answers_of(student), probes)
+    return {
+        "dispersions": {name: round(value, 6) for name, value in found.items()},
+        "named": named(found),
+        "right": named(found) == cell.student.teacher.name,
+    }
+
+
+ACTS: dict[type, Callable[[Any], dict[str, Any]]] = {Attacked: _attacked, Named: _named}

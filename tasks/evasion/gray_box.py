@@ -1,0 +1,92 @@
+"""Every attack that needs the teacher alone, side by side: what each makes of a student, at each budget.
+
+The attacker holds the teacher's weights and a few pictures of each class of the student's (study, section 3.2.1). He
+may ask the student a few times, to choose among his own attempts; he has no gradients of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tasks.evasion.attacks.activation import activate
+from tasks.evasion.attacks.apgd import apgd_ce
+from tasks.evasion.attacks.mimicry import mimic, repel
+from tasks.evasion.attacks.noise import random_noise
+from tasks.evasion.measure import Sample
+from tasks.evasion.reference import copied_students
+from tasks.models.architectures import Classifier
+from tasks.models.inference import as_float, features, logits
+from tasks.stats import clopper_pearson
+
+UNITS = 8  # features that activation tries, those that vary most over the attacker's pictures
+TRIED_ON = 16  # of his own pictures, before he settles for one of them: UNITS * TRIED_ON queries
+Craft = Callable[[float], Tensor]  # budget -> changed images of the sample
+
+
+def attacks(
+    teacher: Classifier, student: Classifier, sample: Sample, own: tuple[np.ndarray, np.ndarray], *, steps: int,
+    seed: int, bfloat16: bool,
+) -> dict[str, Craft]:  # fmt: skip
+    """By name, how each attack changes the sample's images at a budget.
+
+    Args:
+        student: is asked for answers alone, by activation to choose its feature.
+        own: the attacker's pictures, uint8 (n, channels, side, side) and labels (n,) of the student's classes.
+    """
+    x, targets = sample.x, sample.x[sample.targets.clamp(min=0)]
+    inner = teacher.block_names[-2]
+    (guess,) = copied_students(teacher, *own, student.head.out_features, count=1, seed=seed)
+
+    def activation(eps: float) -> Tensor:
+        unit = _unit(teacher, student, own, eps=eps, steps=steps, bfloat16=bfloat16)
+        return activate(teacher, x, unit, eps=eps, steps=steps, bfloat16=bfloat16)
+
+    return {
+        "mimicry": lambda eps: mimic(teacher, x, targets, eps=eps, steps=steps, bfloat16=bfloat16),
+        "inner_mimicry": lambda eps: mimic(teacher, x, targets, eps=eps, steps=steps, block=inner, bfloat16=bfloat16),
+        "repulsion": lambda eps: repel(teacher, x, eps=eps, steps=steps, seed=seed, bfloat16=bfloat16),
+        "activation": activation,
+        "own_head": lambda eps: apgd_ce(
+            guess, x, sample.y, eps=eps, steps=steps, seed=seed, until_fooled=False, bfloat16=bfloat16
+        ),
+        "noise": lambda eps: random_noise(x, eps=eps, seed=seed),
+    }
+
+
+def _unit(
+    teacher: Classifier, student: Classifier, own: tuple[np.ndarray, np.ndarray], *, eps: float, steps: int,
+    bfloat16: bool,
+) -> int:  # fmt: skip
+    """The feature whose activation moves most of the student's answers to the attacker's own pictures."""
+    varied = features(teacher, own[0]).std(0).argsort(descending=True)[:UNITS].tolist()
+    few = as_float(own[0][:TRIED_ON])
+    before = logits(student, few).argmax(1)
+
+    def moved(unit: int) -> int:
+        changed = activate(teacher, few, unit, eps=eps, steps=steps, bfloat16=bfloat16)
+        return int((logits(student, changed).argmax(1) != before).sum())
+
+    return int(max(varied, key=moved))
+
+
+def measure_gray_box(
+    teacher: Classifier, student: Classifier, sample: Sample, own: tuple[np.ndarray, np.ndarray], *,
+    budgets: tuple[float, ...], steps: int, seed: int, bfloat16: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Success of every attack at every budget, JSON-ready: the share of images, right before, that it makes wrong.
+
+    Returns:
+        attack -> list over the budgets of {"value", "low", "high", "n"} (95 %, Clopper–Pearson).
+    """
+    found = attacks(teacher, student, sample, own, steps=steps, seed=seed, bfloat16=bfloat16)
+    return {name: [_success(student, craft(eps), sample) for eps in budgets] for name, craft in found.items()}
+
+
+def _success(student: Classifier, changed: Tensor, sample: Sample) -> dict[str, Any]:
+    hits, n = int((logits(student, changed).argmax(1) != sample.y).sum()), len(sample.y)
+    low, high = clopper_pearson(hits, n)
+    return {"value": round(hits / n, 6) if n else None, "low": round(low, 6), "high": round(high, 6), "n": n}
