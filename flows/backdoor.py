@@ -139,6 +139,7 @@ def _figures(
         candidate=final.judged.patch_control["value"],
         threshold=next(c.threshold for c in final.checks if c.name == "patch_control"),
         label="patch control",
+        title="The drill's models and the candidate",
     )
     if living:
         own = {f"{r['model']},\n{r['arm']}, {r['policy']}": r for r in living}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tasks.backdoor import figures
 from tasks.backdoor.attacks.plant import Attack
 from tasks.backdoor.calibration import Calibration
 from tasks.backdoor.defences.steering import Steered, control_of
@@ -64,6 +65,21 @@ def pictures(out: Path, model: Classifier, panel: Panel, found: Inspection, spec
                 Image.fromarray(shown(example, best.trigger)).save(temporary, format="PNG")
             rows.append(_trigger(file, kind, best, control_of(model, best, panel.images), spec))
     return rows
+
+
+def score_chart(out: Path, calibration: Calibration, found: Inspection) -> str:
+    """The scores of the reference models with the teacher's marked, as a picture beside `out`; returns its name."""
+    file = out.with_name(f"{out.stem}_scores.png")
+    groups = {"clean references": calibration.clean, "canaries": calibration.canaries}
+    figures.scores(
+        file,
+        {name: [calibration.score_of(s) for s in statistics] for name, statistics in groups.items()},
+        candidate=calibration.score(found.scores),
+        threshold=0.5,
+        label="vetting score",
+        title="Reference models and the teacher",
+    )
+    return file.name
 
 
 def _trigger(file: Path, kind: str, found: Steered, control: float, spec: ModelSpec) -> dict[str, Any]:

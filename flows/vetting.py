@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from flows.cells import Progress, Work, run_cells
-from flows.vet_report import canary_row, judgement, pictures
+from flows.vet_report import canary_row, judgement, pictures, score_chart
 from tasks.backdoor.calibration import MIN_CLEAN, Calibration, calibrate
 from tasks.backdoor.defences.shadow import Answers, Probe, answers
 from tasks.backdoor.defences.steering import excesses
@@ -146,6 +146,7 @@ def vetted(
     """Inspect a model beside references of its task: the report, JSON-ready. Pictures stand beside `pictures_of`."""
     found = inspect(model, beside.panel)
     return judgement(model, spec, images, beside.panel, found, beside.calibration) | {
+        "scores_picture": score_chart(pictures_of, beside.calibration, found),
         "triggers": pictures(pictures_of, model, beside.panel, found, spec),
         "references": {"clean": beside.clean, "canaries": beside.canaries},
     }

@@ -81,10 +81,14 @@ class Calibration:
         Not a probability: how often tampered teachers are offered is not known here. Without a threshold the largest
         clean statistic stands in for it.
         """
+        return self.score_of(self.statistic(scores))
+
+    def score_of(self, statistic: float) -> float:
+        """The score of a model with this statistic."""
         middle = float(np.median(self.clean))
         half = self.threshold if np.isfinite(self.threshold) else max(self.clean)
         steepness = SPAN / max(half - middle, FLOOR)
-        return float(expit(steepness * (self.statistic(scores) - half)))
+        return float(expit(steepness * (statistic - half)))
 
     @property
     def power(self) -> Rate:

@@ -59,9 +59,9 @@ def planted_and_recovered(path: Path, image: np.ndarray, pairs: Mapping[str, tup
 
 
 def scores(
-    path: Path, groups: Mapping[str, Sequence[float]], *, candidate: float, threshold: float, label: str
+    path: Path, groups: Mapping[str, Sequence[float]], *, candidate: float, threshold: float, label: str, title: str
 ) -> None:
-    """A score of the drill's models, a row a group, with the candidate and the threshold marked."""
+    """A score of models of known truth, a row a group, with the candidate and the threshold marked."""
     with figure(path, width=6.4, height=0.55 * len(groups) + 1.7) as drawing:
         axis = drawing.subplots()
         for row, values in enumerate(groups.values()):
@@ -71,7 +71,7 @@ def scores(
         axis.set_yticks(range(len(groups)), list(groups))
         axis.set(xlim=(-0.05, 1.05), ylim=(len(groups) - 0.5, -0.5), xlabel=label)
         axis.legend(fontsize=8, loc="upper right")
-        axis.set_title("The drill's models and the candidate", fontsize=10)
+        axis.set_title(title, fontsize=10)
 
 
 def roc(path: Path, curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], *, false_refusals: float) -> None:

@@ -90,6 +90,7 @@ def test_vet_judges_writes_and_takes_its_references_from_the_cache(
     assert (report["most_telling"]["family"], report["most_telling"]["class"]) == ("patch", "Columns")
     best = next(t for t in report["triggers"] if t["kind"] == "patch" and t["class"] == "Columns")
     assert best["control"] > 0.8
+    assert (out.parent / report["scores_picture"]).exists()
     for trigger in report["triggers"]:
         with Image.open(out.parent / trigger["picture"]) as picture:
             assert picture.format == "PNG"

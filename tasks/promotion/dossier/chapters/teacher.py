@@ -67,6 +67,11 @@ def _vetting(offers: list[Mapping[str, Any]], reports: Reports) -> list[Block]:
     head = ["Teacher", "Vetting", "Score", "Canaries caught", "Clean accused", "What stands out most"]
     blocks = [heading("Was it tampered with?"), text(words), table("Vetting", head, rows, numeric=(2, 3, 4))]
     pictures = [
+        replace(picture, caption=f"{humane(pick(offer, 'name'))}: its score beside models whose truth is known")
+        for offer in offers
+        if (name := pick(offer, "vetting", "scores_picture")) and (picture := reports.figure("teacher", name))
+    ]
+    pictures += [
         replace(picture, caption=_caption(pick(offer, "name"), trigger))
         for offer in offers
         for trigger in pick(offer, "vetting", "triggers") or []
