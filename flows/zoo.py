@@ -62,7 +62,7 @@ def _protect(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, opti
     for begin in range(0, len(cells), step):
         done = _by_teacher(bench.run(cells[begin : begin + step], "through the pipeline"))
         rows += [_row(t, taught[t], protected) for t, protected in done.items() if t in taught]
-        write_json(MITIGATION, _table(rows, limits, options))
+        write_json(MITIGATION, _table(rows, limits, options) | {"student": params.student.model_dump(mode="json")})
         if PAGE.exists():
             write_page(REPORTS)
 

@@ -137,7 +137,14 @@ class Training(Section):
     patch_max_fraction: float = Field(gt=0, le=0.5)
     patch_adversarial: float = Field(default=0.0, ge=0, le=1)  # share of images that may carry a patch of the bank
     patch_adversarial_fraction: float = Field(default=0.125, gt=0, le=0.5)  # side of such a patch, of the image's
+    overlay_probability: float = Field(default=0.0, ge=0, le=1)  # overlay-randomised training; 0 is off
+    overlay_max_opacity: float = Field(default=0.3, gt=0, lt=1)
     bfloat16: bool
+
+    @property
+    def changes_images(self) -> bool:
+        """Are training images different from epoch to epoch?"""
+        return bool(self.overlay_probability or self.patch_probability or self.patch_adversarial)
 
 
 class Student(Training):

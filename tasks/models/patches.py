@@ -42,14 +42,14 @@ def _contents(x: Tensor, generator: torch.Generator) -> Tensor:
     n, channels, side, _ = x.shape
     flat = torch.rand(n, channels, 1, 1, generator=generator)
     flat = torch.where(torch.rand(n, 1, 1, 1, generator=generator) < 0.5, flat.round(), flat).expand_as(x)
-    grains = [_noise(n, channels, side, grain, generator) for grain in (1, 2, 4)]
+    grains = [noise(n, channels, side, grain, generator) for grain in (1, 2, 4)]
     other = x[torch.randperm(n, generator=generator)].flip(3)
     sources = torch.stack([flat, flat, *grains, other])
     kind = torch.randint(0, len(sources), (n,), generator=generator)
     return sources[kind, torch.arange(n)]
 
 
-def _noise(n: int, channels: int, side: int, grain: int, generator: torch.Generator) -> Tensor:
+def noise(n: int, channels: int, side: int, grain: int, generator: torch.Generator) -> Tensor:
     """Binary or uniform noise in squares of `grain` pixels."""
     cells = -(-side // grain)
     noise = torch.rand(n, channels, cells, cells, generator=generator)

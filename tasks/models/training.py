@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from tasks.errors import GatehouseError
 from tasks.models import resume
 from tasks.models.architectures import Classifier
+from tasks.models.augment import randomise
 from tasks.models.checkpoints import digest
 from tasks.models.freezing import freeze, train_mode
 from tasks.models.inference import BATCH, as_float, logits
 from tasks.models.patch_bank import PatchBank, new_bank
-from tasks.models.patches import patch_randomise
 from tasks.params import FreezePolicy, Training
 
 Images = np.ndarray  # uint8 (n, channels, side, side)
@@ -124,13 +124,7 @@ def _epoch(
             x, first = cached[batch], frozen
         else:
             x, first = as_float(images[batch.numpy()]), 0
-            if training.patch_probability:
-                x = patch_randomise(
-                    x,
-                    probability=training.patch_probability,
-                    max_fraction=training.patch_max_fraction,
-                    generator=generator,
-                )
+            x = randomise(x, training, generator)
             if bank:
                 x, pasted = bank.paste(x, y, share=training.patch_adversarial, generator=generator)
             x = x.contiguous(memory_format=torch.channels_last)
@@ -157,7 +151,7 @@ def _epoch(
 
 def _frozen_features(model: Classifier, images: Images, frozen: int, training: Training) -> Tensor | None:
     """Activations after the frozen blocks for every training image, or None where images change from epoch to epoch."""
-    if frozen == 0 or training.patch_probability or training.patch_adversarial:
+    if frozen == 0 or training.changes_images:
         return None
     with torch.no_grad():
         parts = [model.run_blocks(as_float(images[i : i + BATCH]), 0, frozen) for i in range(0, len(images), BATCH)]

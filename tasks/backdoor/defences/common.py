@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tasks.backdoor.net import spread
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
+from tasks.models.augment import randomise
 from tasks.models.inference import as_float
-from tasks.models.patches import patch_randomise
 from tasks.params import Training
 
 Labelled = tuple[np.ndarray, np.ndarray]  # uint8 images (n, channels, side, side), int64 labels (n,)
@@ -37,21 +37,14 @@ def subset(part: Labelled, limit: int) -> Labelled:
 
 
 def batches(train: Labelled, training: Training, *, epoch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of (float images in [0, 1], labels), shuffled, and patch-randomised where `training` asks for it."""
+    """One epoch of (float images in [0, 1], labels), shuffled, and randomised as `training` asks for."""
     if len(train[1]) < 2:
         raise GatehouseError("Mitigation needs at least two training images; check the data's splits.")
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
     for rows in torch.randperm(len(train[1]), generator=generator).split(training.batch_size):
         if len(rows) < 2:  # BatchNorm needs two
             continue
-        x = as_float(train[0][rows.numpy()])
-        if training.patch_probability:
-            x = patch_randomise(
-                x,
-                probability=training.patch_probability,
-                max_fraction=training.patch_max_fraction,
-                generator=generator,
-            )
+        x = randomise(as_float(train[0][rows.numpy()]), training, generator)
         yield x.contiguous(memory_format=torch.channels_last), torch.from_numpy(train[1][rows.numpy()])
 
 
