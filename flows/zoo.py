@@ -20,6 +20,7 @@ from flows.zoo_page import PAGE, write_page
 from tasks.backdoor.judge import thresholds
 from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher, zoo
 from tasks.files import write_json
+from tasks.params import Params
 from tasks.risk import decide
 
 MITIGATION, ENSEMBLES = REPORTS / "mitigation.json", REPORTS / "ensemble.json"
@@ -55,8 +56,8 @@ def run_zoo(context: Context, options: argparse.Namespace) -> None:
 def _protect(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, options: argparse.Namespace) -> None:
     """The table of mitigation, written anew after every few teachers."""
     params, limits = bench.context.params, thresholds(decide(bench.context.params.risk))
-    student, section = params.student.model_dump_json(), params.backdoor.model_dump_json()
-    cells = [Protected(t, SIZES[t.architecture], student, section, tuple(limits.items())) for t in teachers]
+    section = params.backdoor.model_dump_json()
+    cells = [Protected(t, SIZES[t.architecture], _student(params, t), section, tuple(limits.items())) for t in teachers]
     rows: list[dict[str, Any]] = []
     step = options.workers * 2
     for begin in range(0, len(cells), step):
@@ -70,14 +71,13 @@ def _protect(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, opti
 def _outvote(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, options: argparse.Namespace) -> None:
     """The table of ensembles: each backdoored teacher beside the two clean ones that follow it in the plan."""
     params = bench.context.params
-    student, section = params.student.model_dump_json(), params.backdoor.model_dump_json()
-    cells = []
+    section, cells = params.backdoor.model_dump_json(), []
     for architecture in dict.fromkeys(t.architecture for t in teachers):
         own = [t for t in teachers if t.architecture == architecture and t in taught]
         clean = [t for t in own if t.attack == CLEAN]
         for i, t in enumerate(t for t in own if t.attack != CLEAN):
             beside = tuple(clean[(i + k) % len(clean)] for k in range(BESIDE)) if clean else ()
-            cells.append(Outvoted(t, beside, SIZES[architecture], student, section))
+            cells.append(Outvoted(t, beside, SIZES[architecture], _student(params, t), section))
     done = _by_teacher(bench.run(cells, "students vote"))
     rows = [t.as_json() | figures for t, figures in done.items()]
     title = "Students of one backdoored and two clean teachers, frozen features, no other defence"
@@ -85,6 +85,12 @@ def _outvote(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, opti
     write_json(ENSEMBLES, {"title": title, "command": command, "rows": rows})
     if PAGE.exists():
         write_page(REPORTS)
+
+
+def _student(params: Params, teacher: ZooTeacher) -> str:
+    """The recipe of params.yaml for the zoo's number of epochs; what is trainable, the work decides."""
+    epochs = SIZES[teacher.architecture].student_epochs
+    return params.student.model_copy(update={"epochs": epochs, "freeze": "all"}).model_dump_json()
 
 
 def _by_teacher(outcomes: Sequence[Done]) -> Results:

@@ -134,7 +134,7 @@ def bench(cell: Protected | Outvoted, thresholds: dict[str, float]) -> Bench:
     _, task = study_data(cell.teacher.data)
     sizes, seed = cell.sizes, cell.teacher.seed
     student, section = Student.model_validate_json(cell.student), Backdoor.model_validate_json(cell.backdoor)
-    recipe = student.recipe().model_copy(update={"epochs": sizes.student_epochs})
+    recipe = student.recipe()
     return Bench(
         train=task.part("train", sizes.student_images, seed),
         val=task.part("val", VAL_IMAGES, seed),

@@ -25,8 +25,8 @@ class Sizes:
 
 
 SIZES = {
-    "simple_cnn": Sizes(3000, 6, 8000, 10, 1500),
-    "resnet18": Sizes(2000, 4, 1500, 6, 600),
+    "simple_cnn": Sizes(3000, 6, 8000, 14, 1500),
+    "resnet18": Sizes(2000, 4, 3000, 10, 1200),
 }
 
 
