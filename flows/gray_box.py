@@ -12,9 +12,9 @@ from typing import Any
 
 from flows.cells import Done
 from flows.gray_box_cells import VERSION, Attacked, Named, work
-from flows.measuring import COMMITTED, REPORTS, Bench, command_line, start
+from flows.measuring import Bench, command_line, start
 from flows.stage import Context
-from flows.study import prepare_data
+from flows.study import prepare_data, reports_of
 from flows.study_cells import STORE
 from tasks.backdoor.study.cells import CLEAN
 from tasks.backdoor.study.plan import TRAINABLE, Ground
@@ -36,7 +36,7 @@ def gray_box(context: Context, options: argparse.Namespace) -> None:
     bench = Bench(context, work, STORE, VERSION, options.workers)
     teachers = [ground.teacher(ARCHITECTURE, CLEAN, 0, i) for i in range(CANDIDATES)]
     command = f"python -m flows.gray_box --profile {options.profile} --data FOLDER"
-    folder = REPORTS if options.profile == COMMITTED else REPORTS / options.profile
+    folder = reports_of(options.profile)
     seeds = ground.network(ARCHITECTURE).seeds
     attacked = [
         Attacked(ground.student(t, trainable), BUDGETS, STEPS, IMAGES, OWN)
@@ -86,22 +86,21 @@ def _table(done: Sequence[Done], command: str) -> dict[str, Any]:
 def _fingerprints(done: Sequence[Done], command: str) -> dict[str, Any]:
     rows = []
     for trainable in TRAINABLE:
-        own = [d.result for d in done if d.cell.student.trainable == trainable and d.result]
+        own = [(d, d.result) for d in done if d.cell.student.trainable == trainable and d.result]
         if not own:
             continue
-        right = sum(result["right"] for result in own)
+        right = sum(result["right"] for _, result in own)
         low, high = clopper_pearson(right, len(own))
         confusion = [
-            {"teacher": d.cell.student.teacher.name, "named": d.result["named"], "dispersions": d.result["dispersions"]}
-            for d in done
-            if d.cell.student.trainable == trainable and d.result
+            {"teacher": d.cell.student.teacher.name, "named": result["named"], "dispersions": result["dispersions"]}
+            for d, result in own
         ]
         rows.append(
             {
                 "architecture": ARCHITECTURE, "trainable": trainable, "students": len(own), "right": right,
                 "value": round(right / len(own), 6), "low": round(low, 6), "high": round(high, 6),
                 "candidates": CANDIDATES, "queries": CANDIDATES * PROBES, "confusion": confusion,
-                "hardware": own[0]["hardware"],
+                "hardware": own[0][1]["hardware"],
             }
         )  # fmt: skip
     return {"title": "Teachers named from their students' answers alone", "command": command, "rows": rows}

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flows.study_cells import hardware, study_data, teacher_of
+from flows.study_cells import hardware, study_data, teacher_of, trained_student
 from tasks.backdoor.study.cells import StudentCell, TeacherCell
-from tasks.backdoor.study.experiments import train_student
 from tasks.evasion.attacks.fingerprint import answers_of, blank_images, fingerprint, named
 from tasks.evasion.gray_box import measure_gray_box
 from tasks.evasion.measure import choose_sample
-from tasks.models.architectures import Classifier
 from tasks.models.inference import accuracy_of
 
 VERSION = "1"  # raise it when a change of the code changes figures
@@ -50,16 +48,9 @@ def work(cell: Any) -> dict[str, Any]:
     return ACTS[type(cell)](cell) | {"hardware": hardware()}
 
 
-def _student(cell: StudentCell) -> tuple[Classifier, Classifier]:
-    """(teacher, student)."""
-    teacher, task = teacher_of(cell.teacher).model, study_data(cell.teacher.data)[1]
-    seed = cell.teacher.seed
-    parts = task.part("train", cell.images, seed), task.part("val", cell.val_images, seed)
-    return teacher, train_student(cell, teacher, len(task.classes), *parts)
-
-
 def _attacked(cell: Attacked) -> dict[str, Any]:
-    teacher, student = _student(cell.student)
+    teacher = teacher_of(cell.student.teacher).model
+    student = trained_student(cell.student, teacher)
     task, seed = study_data(cell.student.teacher.data)[1], cell.student.teacher.seed
     test = task.part("test", cell.images, seed)
     sample = choose_sample(student, *test, seed=seed, source="the student")
@@ -72,7 +63,7 @@ def _attacked(cell: Attacked) -> dict[str, Any]:
 
 
 def _named(cell: Named) -> dict[str, Any]:
-    _, student = _student(cell.student)
+    student = trained_student(cell.student, teacher_of(cell.student.teacher).model)
     probes = {}
     for candidate in cell.candidates:
         model = teacher_of(candidate).model

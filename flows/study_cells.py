@@ -129,7 +129,8 @@ def _teacher(cell: TeacherCell) -> dict[str, Any]:
     return figures | {"attackers_success": taught.success}
 
 
-def _trained_student(cell: StudentCell, teacher: Classifier) -> Classifier:
+def trained_student(cell: StudentCell, teacher: Classifier) -> Classifier:
+    """The cell's student, from its seed's sample of the student task."""
     task, seed = study_data(cell.teacher.data)[1], cell.teacher.seed
     parts = task.part("train", cell.images, seed), task.part("val", cell.val_images, seed)
     return train_student(cell, teacher, len(task.classes), *parts)
@@ -138,7 +139,7 @@ def _trained_student(cell: StudentCell, teacher: Classifier) -> Classifier:
 def _measured_student(cell: StudentCell, teacher: Classifier, taught: Taught) -> dict[str, Any]:
     task = study_data(cell.teacher.data)[1]
     return measure(
-        _trained_student(cell, teacher),
+        trained_student(cell, teacher),
         _triggers(cell.teacher, taught),
         task.part("test", cell.test_images),
         target=cell.teacher.target,
@@ -166,7 +167,7 @@ def _pruning(cell: PruningCell) -> dict[str, Any]:
 def _alpha(cell: AlphaCell) -> dict[str, Any]:
     taught, task = teacher_of(cell.student.teacher), study_data(cell.student.teacher.data)[1]
     assert taught.trigger is not None
-    return choose_alpha(cell, _trained_student(cell.student, taught.model), taught.trigger, task.part("val"))
+    return choose_alpha(cell, trained_student(cell.student, taught.model), taught.trigger, task.part("val"))
 
 
 def _strip(cell: StripCell) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def _strip(cell: StripCell) -> dict[str, Any]:
     assert taught.trigger is not None
     return strip_scores(
         cell,
-        _trained_student(cell.student, taught.model),
+        trained_student(cell.student, taught.model),
         taught.trigger,
         task.part("val"),
         task.part("test"),

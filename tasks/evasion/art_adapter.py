@@ -6,11 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks.evasion.attacks.budget import within
+from tasks.evasion.attacks.budget import REACH, within
 from tasks.evasion.attacks.network import Attacked
 from tasks.models.architectures import Classifier
-
-REACH = 2.5  # length of all steps together, in budgets (Madry 2018)
 
 
 def pgd(

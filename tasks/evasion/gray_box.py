@@ -18,9 +18,9 @@ from tasks.evasion.attacks.mimicry import mimic, repel
 from tasks.evasion.attacks.noise import random_noise
 from tasks.evasion.measure import Sample
 from tasks.evasion.reference import copied_students
+from tasks.evasion.verdict import proportion
 from tasks.models.architectures import Classifier
 from tasks.models.inference import as_float, features, logits
-from tasks.stats import clopper_pearson
 
 UNITS = 8  # features that activation tries, those that vary most over the attacker's pictures
 TRIED_ON = 16  # of his own pictures, before he settles for one of them: UNITS * TRIED_ON queries
@@ -83,10 +83,8 @@ def measure_gray_box(
         attack -> list over the budgets of {"value", "low", "high", "n"} (95 %, Clopper–Pearson).
     """
     found = attacks(teacher, student, sample, own, steps=steps, seed=seed, bfloat16=bfloat16)
-    return {name: [_success(student, craft(eps), sample) for eps in budgets] for name, craft in found.items()}
 
+    def success(changed: Tensor) -> dict[str, Any]:
+        return proportion(int((logits(student, changed).argmax(1) != sample.y).sum()), len(sample.y))
 
-def _success(student: Classifier, changed: Tensor, sample: Sample) -> dict[str, Any]:
-    hits, n = int((logits(student, changed).argmax(1) != sample.y).sum()), len(sample.y)
-    low, high = clopper_pearson(hits, n)
-    return {"value": round(hits / n, 6) if n else None, "low": round(low, 6), "high": round(high, 6), "n": n}
+    return {name: [success(craft(eps)) for eps in budgets] for name, craft in found.items()}

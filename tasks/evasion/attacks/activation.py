@@ -9,11 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tasks.evasion.attacks.budget import within
+from tasks.evasion.attacks.budget import stepped
 from tasks.evasion.attacks.network import Attacked
 from tasks.models.architectures import Classifier
 
-REACH = 2.5  # length of all steps together, in budgets
 STEPS = 40  # Chin 2021
 FAR = 10.0  # what the feature is driven to, in the largest feature of the images themselves
 
@@ -41,7 +40,6 @@ def activate(
         for step in range(steps):
             changed = changed.detach().requires_grad_(True)
             (gradient,) = torch.autograd.grad((net.features(changed) - wanted).square().sum(), changed)
-            length = 2 * REACH * eps / steps * (1 - step / steps)
-            changed = within(changed.detach() - length * gradient.sign(), piece, eps=eps)
+            changed = stepped(changed, gradient, piece, eps=eps, step=step, steps=steps)
         parts.append(changed.detach())
     return torch.cat(parts) if parts else x.clone()

@@ -11,12 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tasks.evasion.attacks.budget import within
+from tasks.evasion.attacks.budget import stepped
 from tasks.evasion.attacks.network import Attacked
 from tasks.evasion.attacks.noise import random_noise
 from tasks.models.architectures import Classifier
-
-REACH = 2.5  # length of all steps together, in budgets: every corner of the ball can be reached (Madry 2018)
 
 
 def mimic(
@@ -89,6 +87,5 @@ def _batch(objective: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, *, e
         least = torch.where(better, value.detach(), least)
         if step < steps:
             (gradient,) = torch.autograd.grad(value.sum(), changed)
-            length = 2 * REACH * eps / steps * (1 - step / steps)
-            changed = within(changed.detach() - length * gradient.sign(), x, eps=eps)
+            changed = stepped(changed, gradient, x, eps=eps, step=step, steps=steps)
     return best
