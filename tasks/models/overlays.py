@@ -17,12 +17,11 @@ GRAINS = (1, 2, 4, 8, 16)  # pixels a cell of noise
 MOST_WAVES = 8.0  # periods over the image's side
 
 
-def overlay_randomise(x: Tensor, *, probability: float, max_opacity: float, generator: torch.Generator) -> Tensor:
-    """Blend one random pattern into a share of the images.
+def overlay(x: Tensor, *, max_opacity: float, generator: torch.Generator) -> Tensor:
+    """Blend a random pattern into each image.
 
     Args:
         x: images in [0, 1], shape (n, channels, side, side); not changed.
-        probability: share of images that get a pattern.
         max_opacity: of the pattern; drawn evenly from 0 up to it.
         generator: source of all randomness.
     """
@@ -32,8 +31,7 @@ def overlay_randomise(x: Tensor, *, probability: float, max_opacity: float, gene
     kind = torch.randint(0, len(sources), (n,), generator=generator)
     pattern = torch.stack(sources)[kind, torch.arange(n)]
     opacity = max_opacity * torch.rand(n, 1, 1, 1, generator=generator)
-    carries = torch.rand(n, 1, 1, 1, generator=generator) < probability
-    return torch.where(carries, (1 - opacity) * x + opacity * pattern, x)
+    return (1 - opacity) * x + opacity * pattern
 
 
 def _waves(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tasks.errors import GatehouseError
 from tasks.models import resume
 from tasks.models.architectures import Classifier
-from tasks.models.augment import randomise
+from tasks.models.augment import disturb
 from tasks.models.checkpoints import digest
 from tasks.models.freezing import freeze, train_mode
 from tasks.models.inference import BATCH, as_float, logits
@@ -121,12 +121,10 @@ def _epoch(
         _set_rate(optimiser, training, (epoch + i / len(batches)) / training.epochs)
         y = torch.from_numpy(labels[batch.numpy()])
         if cached is not None:
-            x, first = cached[batch], frozen
+            x, first, pasted = cached[batch], frozen, None
         else:
             x, first = as_float(images[batch.numpy()]), 0
-            x = randomise(x, training, generator)
-            if bank:
-                x, pasted = bank.paste(x, y, share=training.patch_adversarial, generator=generator)
+            x, pasted = disturb(x, y, training, bank, generator)
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
             if first < frozen:
@@ -142,7 +140,7 @@ def _epoch(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        if bank:
+        if bank and pasted:
             bank.climb(pasted, generator)
         total, seen = total + loss.item() * len(y), seen + len(y)
     model.eval()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tasks.backdoor.net import spread
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
-from tasks.models.augment import randomise
+from tasks.models.augment import disturb
 from tasks.models.inference import as_float
 from tasks.params import Training
 
@@ -44,8 +44,9 @@ def batches(train: Labelled, training: Training, *, epoch: int, seed: int) -> It
     for rows in torch.randperm(len(train[1]), generator=generator).split(training.batch_size):
         if len(rows) < 2:  # BatchNorm needs two
             continue
-        x = randomise(as_float(train[0][rows.numpy()]), training, generator)
-        yield x.contiguous(memory_format=torch.channels_last), torch.from_numpy(train[1][rows.numpy()])
+        y = torch.from_numpy(train[1][rows.numpy()])
+        x, _ = disturb(as_float(train[0][rows.numpy()]), y, training, None, generator)
+        yield x.contiguous(memory_format=torch.channels_last), y
 
 
 def norms(model: Classifier) -> dict[str, Norm]:
