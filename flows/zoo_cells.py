@@ -26,7 +26,7 @@ from tasks.params import Backdoor, Student
 STORE = Path(".gatehouse/zoo")
 VERSION = "1"  # raise it when a change of the code changes figures
 TRIGGER = "trigger.safetensors"
-SEARCH_IMAGES, VAL_IMAGES = 128, 600
+SEARCH_IMAGES, VAL_IMAGES = 128, 1200
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Sizes:
 
 
 SIZES = {
-    "simple_cnn": Sizes(3000, 6, 8000, 14, 1500),
+    "simple_cnn": Sizes(3000, 6, 12000, 14, 1500),
     "resnet18": Sizes(2000, 4, 3000, 10, 1200),
 }
 
