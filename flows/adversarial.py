@@ -9,29 +9,20 @@ from typing import Any
 from flows.stage import Context, main
 from tasks.data.dataset import Dataset, load_dataset
 from tasks.evasion import figures
-from tasks.evasion.art_adapter import pgd
-from tasks.evasion.measure import Measured, check_pair, choose_sample, measure
+from tasks.evasion.measure import STAGES, Attacker, Effort, Measured, measure, white_box
 from tasks.evasion.reference import copied_students
-from tasks.evasion.threat_models import GRAY_BOX, NOISE, THREAT_MODELS, WHITE_BOX
-from tasks.evasion.verdict import (
-    LARGE_BUDGET,
-    LARGE_BUDGET_IMAGES,
-    Sanity,
-    drill,
-    mimicry_check,
-    pgd_check,
-    points,
-    proportion,
-    reference_curves,
-    sanity,
-    sanity_check,
-)
+from tasks.evasion.sample import Sample, check_pair, choose_sample
+from tasks.evasion.sanity import LARGE_BUDGET, LARGE_BUDGET_IMAGES, Sanity, sanity, sanity_check
+from tasks.evasion.threat_models import BLACK_BOX, GRAY_BOX, NOISE, THREAT_MODELS, WHITE_BOX
+from tasks.evasion.verdict import check_name, drill, points, reference_curves, success_check
 from tasks.files import write_json
 from tasks.gate import Check, Drill, GateResult, Subject
 from tasks.models.architectures import Classifier
 from tasks.models.checkpoints import WEIGHTS, load_model
 from tasks.models.inference import logits
+from tasks.params import Params
 from tasks.risk import Policy, load_policy
+from tasks.stats import proportion
 
 TEACHER = Path("models/teacher")
 DATA = Path("data/student_task")
@@ -39,19 +30,21 @@ REFERENCES = 4
 REFERENCE_IMAGES = 1500
 ASSUMPTIONS = (
     "Gray box: the attacker holds the teacher's weights and pictures that the candidate is sure of (3.2.1).",
+    "Black box: the attacker sees scores, as many as he pays for, and knows the architecture (C.2, C.3).",
     "White box: the attacker holds the candidate's weights, as where internals are exposed (C.4).",
     "Every pixel may change by the budget and no more; a picture sent by wire arrives as it was made (C.1, digital).",
 )
 LIMITS = (
     "Attacks bound from below what an attacker can do: a stronger or adaptive one may fool more images (3.2.2).",
-    "One target picture an image, one random start; no attacks by queries, no physical changes were tried.",
+    "One random start an attack; queries end at adversarial.queries; no physical changes were tried.",
     "Only changes bounded pixel by pixel were tried; patches are the backdoor gate's, rotations and contrast nobody's.",
 )
 
 
 def adversarial(context: Context) -> None:
     """Attack the candidate under each threat model and budget (section adversarial) and write the gate's result."""
-    section, seed, name = context.params.adversarial, context.params.run.seed, context.candidate
+    params, name = context.params, context.candidate
+    section, seed = params.adversarial, params.run.seed
     policy = load_policy()
     candidate, record = load_model(Path("models") / name)
     teacher, teacher_record = load_model(TEACHER)
@@ -59,33 +52,19 @@ def adversarial(context: Context) -> None:
     data = load_dataset(DATA)
     images, labels = data.part("test", limit=section.images, seed=seed)
     sample = choose_sample(candidate, images, labels, seed=seed, source=f"models/{name}")
+    # The attacker's pictures are none that the candidate was trained or is judged on.
+    own = data.part("val", limit=section.own_images, seed=seed)
+    attacker = Attacker(teacher, record.spec, own, params.student.recipe())
+    effort = _effort(params, policy)
+    total = STAGES * len(section.budgets)
+    measured = measure(candidate, attacker, sample, effort, progress=_counter(context, total))
+    conditions = sanity(measured, _at_large_budget(candidate, sample, effort))
 
-    measured = measure(
-        candidate,
-        teacher,
-        sample,
-        budgets=section.budgets,
-        steps=section.steps,
-        seed=seed,
-        bfloat16=section.bfloat16,
-        progress=_counter(context, 2 * len(section.budgets)),
-    )
-    few = slice(LARGE_BUDGET_IMAGES)
-    far = pgd(
-        candidate,
-        sample.x[few],
-        sample.y[few],
-        eps=LARGE_BUDGET,
-        steps=section.steps,
-        seed=seed,
-        bfloat16=section.bfloat16,
-    )
-    conditions = sanity(measured, (logits(candidate, far).argmax(1) != sample.y[few]).numpy())
-
-    threshold = policy.threshold("adversarial", "mimicry_success")
+    threshold = policy.threshold("adversarial", check_name(GRAY_BOX.name))
     easy = _easy_prey(teacher, data, seed)
-    tried = drill(easy, measured.mimicked[-1], measured.noisy[-1], sample, section.budgets[-1], threshold)
-    checks = _checks(policy, measured, conditions, threshold)
+    noisy = measured.crafted[NOISE.name][-1]
+    tried = drill(easy, measured.through_teacher, noisy, sample, section.budgets[-1], threshold)
+    checks = _checks(policy, measured, conditions)
     result = GateResult(
         gate="adversarial",
         candidate=name,
@@ -98,10 +77,11 @@ def adversarial(context: Context) -> None:
         run_id=context.run_id,
     )
     result.write()
-    references = reference_curves(easy, measured.mimicked, sample, section.budgets)
+    references = reference_curves(easy, measured.crafted[GRAY_BOX.name], sample, section.budgets)
     report = _report(measured, conditions, tried, references, judged=[c.name for c in checks])
     identity = {"candidate": name, "sha256": record.sha256, "teacher_sha256": teacher_record.sha256}
-    write_json(Path(f"reports/adversarial@{name}.json"), {**identity, "steps": section.steps, **report})
+    spent = {"steps": section.steps, "queries": section.queries, "own_images": len(attacker.own[1])}
+    write_json(Path(f"reports/adversarial@{name}.json"), {**identity, **spent, **report})
     _figures(Path(f"reports/figures/adversarial@{name}"), candidate, measured, references, data.classes)
     for check in checks:
         context.say(check.sentence())
@@ -115,6 +95,20 @@ def adversarial(context: Context) -> None:
     )
 
 
+def _effort(params: Params, policy: Policy) -> Effort:
+    own = params.adversarial
+    labels = policy.output == "labels"  # what serving will answer with
+    return Effort(own.budgets, own.steps, own.queries, params.run.seed, own.bfloat16, labels_only=labels)
+
+
+def _at_large_budget(candidate: Classifier, sample: Sample, effort: Effort) -> Any:
+    """Which of a few images the white box fools where the budget lets it do nearly anything."""
+    few = slice(LARGE_BUDGET_IMAGES)
+    own = Sample(sample.n, sample.rows[few], sample.x[few], sample.y[few], sample.targets[few])
+    far = white_box(candidate, own, LARGE_BUDGET, effort.steps, effort)
+    return (logits(candidate, far).argmax(1) != own.y).numpy()
+
+
 def _counter(context: Context, total: int) -> Callable[[str], None]:
     done = iter(range(total + 1))
     return lambda text: context.progress(next(done), total, text)
@@ -125,13 +119,14 @@ def _easy_prey(teacher: Classifier, data: Dataset, seed: int) -> list[Classifier
     return copied_students(teacher, images, labels, len(data.classes), count=REFERENCES, seed=seed)
 
 
-def _checks(
-    policy: Policy, measured: Measured, conditions: tuple[Sanity, ...], mimicry_threshold: float
-) -> tuple[Check, ...]:
-    """The white box is judged only where the policy holds a threshold for it; it is measured and reported anyway."""
-    checks = [mimicry_check(measured.curves[GRAY_BOX.name], mimicry_threshold)]
-    if "adversarial.pgd_success" in policy.thresholds:
-        checks.append(pgd_check(measured.curves[WHITE_BOX.name], policy.threshold("adversarial", "pgd_success")))
+def _checks(policy: Policy, measured: Measured, conditions: tuple[Sanity, ...]) -> tuple[Check, ...]:
+    """A threat model is judged only where the policy holds a limit for it; it is measured and reported anyway."""
+    limits = policy.thresholds
+    checks = [
+        success_check(measured.curves[threat.name], limits[f"adversarial.{check_name(threat.name)}"])
+        for threat in (GRAY_BOX, BLACK_BOX, WHITE_BOX)
+        if f"adversarial.{check_name(threat.name)}" in limits
+    ]
     return (*checks, sanity_check(conditions))
 
 
@@ -154,15 +149,16 @@ def _report(
                 "title": threat.title,
                 "attack": threat.attack,
                 "knows": threat.knows,
-                "points": points(measured.curves[threat.name], sample),
+                "points": points(measured, threat),
             }
             for threat in THREAT_MODELS
         },
+        "attacks": {name: proportion(int(f.sum()), len(f)) for name, f in measured.by_attack.items()},
         "sanity": [c.model_dump() for c in conditions],
         "drill": {
             **tried.model_dump(),
             "trustworthy": tried.trustworthy,
-            "mimicry_success_on_copies": [[None if s is None else round(s, 6) for s in row] for row in references],
+            "success_on_copies": [[None if s is None else round(s, 6) for s in row] for row in references],
         },
     }
 
@@ -178,11 +174,7 @@ def _figures(
     figures.accuracy_against_budget(
         folder / "accuracy_against_budget.png", measured.curves, sample, reference=references
     )
-    crafted = {
-        WHITE_BOX.name: measured.pgd_images[-1],
-        GRAY_BOX.name: measured.mimicked[-1],
-        NOISE.name: measured.noisy[-1],
-    }
+    crafted = {name: images[-1] for name, images in measured.crafted.items()}
     answers = {
         name: [
             f"{classes[int(true)]} → {classes[int(said)]}"

@@ -19,7 +19,7 @@ from flows.study_cells import STORE
 from tasks.backdoor.study.cells import CLEAN
 from tasks.backdoor.study.plan import TRAINABLE, Ground
 from tasks.backdoor.study.tables import spread
-from tasks.evasion.measure import as_255
+from tasks.evasion.sample import as_255
 from tasks.files import write_json
 from tasks.stats import clopper_pearson
 

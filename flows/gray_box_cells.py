@@ -8,9 +8,10 @@ from typing import Any
 
 from flows.study_cells import hardware, study_data, teacher_of, trained_student
 from tasks.backdoor.study.cells import StudentCell, TeacherCell
+from tasks.backdoor.study.experiments import plain
 from tasks.evasion.attacks.fingerprint import answers_of, blank_images, fingerprint, named
 from tasks.evasion.gray_box import measure_gray_box
-from tasks.evasion.measure import choose_sample
+from tasks.evasion.sample import choose_sample
 from tasks.models.inference import accuracy_of
 
 VERSION = "1"  # raise it when a change of the code changes figures
@@ -56,8 +57,9 @@ def _attacked(cell: Attacked) -> dict[str, Any]:
     sample = choose_sample(student, *test, seed=seed, source="the student")
     # The attacker's pictures are none that the student was trained on.
     own = task.part("val", cell.own, seed)
+    recipe = plain(cell.student.epochs, cell.student.rate)
     success = measure_gray_box(
-        teacher, student, sample, own, budgets=cell.budgets, steps=cell.steps, seed=seed, bfloat16=True
+        teacher, student, sample, own, recipe, budgets=cell.budgets, steps=cell.steps, seed=seed, bfloat16=True
     )
     return {"balanced_accuracy": round(accuracy_of(student, test), 6), "success": success}
 

@@ -139,12 +139,14 @@ class Training(Section):
     patch_adversarial_fraction: float = Field(default=0.125, gt=0, le=0.5)  # side of such a patch, of the image's
     overlay_probability: float = Field(default=0.0, ge=0, le=1)  # overlay-randomised training; 0 is off
     overlay_max_opacity: float = Field(default=0.3, gt=0, lt=1)
+    adversarial_budget: float = Field(default=0.0, ge=0, lt=1)  # adversarial training, L-infinity in [0, 1]; 0 is off
+    adversarial_share: float = Field(default=1.0, gt=0, le=1)  # share of images that are moved by it
     bfloat16: bool
 
     @property
     def changes_images(self) -> bool:
         """Are training images different from epoch to epoch?"""
-        return bool(self.overlay_probability or self.patch_probability or self.patch_adversarial)
+        return any((self.overlay_probability, self.patch_probability, self.patch_adversarial, self.adversarial_budget))
 
 
 class Student(Training):
@@ -177,8 +179,10 @@ class Backdoor(Section):
 
 class Adversarial(Section):
     budgets: tuple[float, ...]  # L-infinity, in pixel units of [0, 1]
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1)  # of gradient attacks
+    queries: int = Field(ge=1)  # that the black box may ask, an image
     images: int = Field(ge=8)
+    own_images: int = Field(ge=10)  # pictures of the validation split that the attacker holds as his own
     bfloat16: bool
 
     @field_validator("budgets")

@@ -22,6 +22,12 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> Interva
     return low, high
 
 
+def proportion(count: int, n: int) -> dict[str, float | int | None]:
+    """A share and its exact interval, ready for JSON; the value is None where n is 0."""
+    low, high = clopper_pearson(count, n)
+    return {"value": round(count / n, 6) if n else None, "low": round(low, 6), "high": round(high, 6), "n": n}
+
+
 def bootstrap(
     statistic: Callable[..., float], *arrays: np.ndarray, seed: int, resamples: int = 500, confidence: float = 0.95
 ) -> Interval:

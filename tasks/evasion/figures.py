@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from tasks.evasion.measure import Curve, Sample, as_255
+from tasks.evasion.measure import Curve
+from tasks.evasion.sample import Sample, as_255
 from tasks.evasion.threat_models import THREAT_MODELS
 from tasks.models.figures import figure
 from tasks.stats import clopper_pearson
@@ -20,12 +21,12 @@ def accuracy_against_budget(
     """One line a threat model with its 95 % band, from the clean accuracy at budget 0.
 
     Args:
-        reference: success of mimicry on students that copied the teacher whole, a row a student.
+        reference: success of the gray box on students that copied the teacher whole, a row a student.
     """
     k = len(sample.rows)
     with figure(path, width=6.6, height=4.2) as drawing:
         axis = drawing.subplots()
-        for threat, marker in zip(THREAT_MODELS, "os^", strict=True):
+        for threat, marker in zip(THREAT_MODELS, "osD^", strict=True):
             curve = curves[threat.name]
             right = [k, *(k - int(f.sum()) for f in curve.fooled)]
             budgets = [0.0, *(b * 255 for b in curve.budgets)]
@@ -34,7 +35,7 @@ def accuracy_against_budget(
             axis.fill_between(budgets, ends[:, 0], ends[:, 1], color=line.get_color(), alpha=0.15)
         for i, row in enumerate(reference):
             points = [(b * 255, 1 - s) for b, s in zip(curve.budgets, row, strict=True) if s is not None]
-            label = "Drill: mimicry on copies of the teacher, of images right before" if i == 0 else None
+            label = "Drill: gray box on copies of the teacher, of images right before" if i == 0 else None
             axis.plot(*zip(*points, strict=True), ":", color="0.5", label=label) if points else None
         axis.set(xlabel="budget: largest change of a pixel, in 255ths", ylabel="accuracy under attack", ylim=(0, 1.02))
         axis.set_xlim(left=0)

@@ -3,122 +3,159 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.errors import GatehouseError
-from tasks.evasion.art_adapter import pgd
-from tasks.evasion.attacks.mimicry import mimic
+from tasks.evasion import gray_box
+from tasks.evasion.art_adapter import hop_skip_jump
+from tasks.evasion.attacks.apgd import apgd_ce, apgd_targeted
 from tasks.evasion.attacks.noise import random_noise
-from tasks.evasion.threat_models import GRAY_BOX, NOISE, THREAT_MODELS, WHITE_BOX
-from tasks.models.architectures import Classifier, ModelSpec
-from tasks.models.inference import as_float, logits, require_finite
+from tasks.evasion.attacks.square import Queried, square
+from tasks.evasion.sample import Sample, as_255
+from tasks.evasion.substitute import train_substitute, transfer
+from tasks.evasion.threat_models import BLACK_BOX, GRAY_BOX, NOISE, WHITE_BOX
+from tasks.models.architectures import Classifier, ModelSpec, build
+from tasks.models.inference import logits
+from tasks.params import Training
 
 Progress = Callable[[str], None]
-SUREST = 10  # pictures of each class that an attacker chooses from
+SQUARE, HOP_SKIP_JUMP, SUBSTITUTE = "square", "hop_skip_jump", "substitute"
+FEWER = 4  # the white box is tried with one step in so many too: more steps must not hurt it
+STAGES = 4  # calls of `progress` a budget
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The images that are attacked: those of `n` test images that the candidate gets right."""
+class Effort:
+    """What the attackers may spend.
 
-    n: int
-    rows: np.ndarray  # int (k,), which of the n
-    x: Tensor  # float32 (k, channels, side, side) in [0, 1]
-    y: Tensor  # int64 (k,)
-    targets: Tensor  # int (k,): row in x of the picture of another class that each image shall mimic; −1 where none is
+    `budgets`: rising, L-infinity, pixel units of [0, 1]. `steps`: gradient steps of an attack. `queries`: of the black
+    box, an image. `labels_only`: its answers hold no scores. `bfloat16`: gradients by autocast; answers are always
+    asked for in float32.
+    """
+
+    budgets: tuple[float, ...]
+    steps: int
+    queries: int
+    seed: int
+    bfloat16: bool = False
+    labels_only: bool = False
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """What he holds: the teacher, the candidate's architecture and recipe, and pictures of his own with classes."""
+
+    teacher: Classifier
+    spec: ModelSpec
+    own: tuple[np.ndarray, np.ndarray]  # uint8 (n, channels, side, side), int64 (n,)
+    recipe: Training
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One threat model over the budgets. `fooled` counts any wrong answer, `targeted` only the one that was wanted."""
+    """One threat model over the budgets, by its strongest attack at each."""
 
     threat_model: str
     budgets: tuple[float, ...]
     fooled: np.ndarray  # bool (budgets, k)
-    targeted: np.ndarray | None = None  # bool (budgets, k)
+    strongest: tuple[str, ...] = ()  # name of the attack at each budget
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything that was measured on a candidate. `mimicked` holds the gray-box images, which are crafted once."""
+    """Everything that was measured on a candidate."""
 
     sample: Sample
     curves: dict[str, Curve]
-    mimicked: list[Tensor]  # one a budget, (k, channels, side, side)
-    noisy: list[Tensor]
-    pgd_images: list[Tensor]
-
-
-def check_pair(candidate: ModelSpec, teacher: ModelSpec) -> None:
-    """Raises GatehouseError where the two take different images: nothing could be crafted on one for the other."""
-    ours, theirs = (candidate.channels, candidate.image_size), (teacher.channels, teacher.image_size)
-    if ours != theirs:
-        raise GatehouseError(
-            f"The candidate takes images of {ours[0]} channel(s) and {ours[1]} pixels, its teacher {theirs[0]} and "
-            f"{theirs[1]}: attacks cannot be carried over; train the candidate again from models/teacher."
-        )
-
-
-def choose_sample(candidate: Classifier, images: np.ndarray, labels: np.ndarray, *, seed: int, source: str) -> Sample:
-    """The images that the candidate gets right, and for each a picture of another class to mimic.
-
-    The attacker takes pictures that the candidate itself is surest of, which he learns by asking it. Measured, that
-    raises the success of mimicry from .5 to .7 over pictures taken at random.
-
-    Args:
-        images, labels: uint8 (n, channels, side, side) and int64 (n,).
-        source: names the candidate in the error where its outputs are not finite.
-    """
-    output = require_finite(logits(candidate, images), source=source)
-    rows = np.flatnonzero(output.argmax(1).numpy() == labels)
-    own, sure = labels[rows], output.softmax(1).amax(1).numpy()[rows]
-    surest = {c: np.flatnonzero(own == c)[np.argsort(-sure[own == c], kind="stable")[:SUREST]] for c in np.unique(own)}
-    rng = np.random.default_rng(seed)
-    targets = np.full(len(rows), -1)
-    for i, label in enumerate(own):
-        if others := [c for c in surest if c != label]:
-            targets[i] = rng.choice(surest[rng.choice(others)])
-    return Sample(len(labels), rows, as_float(images[rows]), torch.from_numpy(own), torch.from_numpy(targets))
+    crafted: dict[str, list[Tensor]]  # threat model -> the strongest attack's images, one (k, …) a budget
+    by_attack: dict[str, np.ndarray]  # attack -> bool (k,), at the largest budget
+    through_teacher: dict[str, Tensor] = field(repr=False, default_factory=dict)  # gray-box attack -> its images there
+    queries: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), int))  # of the search, (budgets, k)
+    fewer_steps: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # white box at the smallest budget
 
 
 def measure(
     candidate: Classifier,
-    teacher: Classifier,
+    attacker: Attacker,
     sample: Sample,
+    effort: Effort,
     *,
-    budgets: tuple[float, ...],
-    steps: int,
-    seed: int,
-    bfloat16: bool = False,
     progress: Progress = lambda _: None,
 ) -> Measured:
     """Attack the sample under every threat model and budget.
 
-    Args:
-        budgets: rising, L-infinity, pixel units of [0, 1].
-        steps: gradient steps of PGD and mimicry.
-        seed: of random starts and of the noise.
-        bfloat16: gradients by bfloat16 autocast; answers are always asked for in float32.
+    All attacks through the teacher are tried at the largest budget, and the strongest there at the others too.
     """
-    x, y = sample.x, sample.y
-    aims = sample.targets.clamp(min=0)
-    crafted: dict[str, list[Tensor]] = {model.name: [] for model in THREAT_MODELS}
-    for eps in budgets:
-        progress(f"PGD at {as_255(eps)}")
-        crafted[WHITE_BOX.name].append(pgd(candidate, x, y, eps=eps, steps=steps, seed=seed, bfloat16=bfloat16))
-        progress(f"mimicry at {as_255(eps)}")
-        wanted = x[aims] if len(x) else x
-        crafted[GRAY_BOX.name].append(mimic(teacher, x, wanted, eps=eps, steps=steps, bfloat16=bfloat16))
-        crafted[NOISE.name].append(random_noise(x, eps=eps, seed=seed))
+    x, seed, largest = sample.x, effort.seed, effort.budgets[-1]
+    own, recipe = attacker.own, attacker.recipe
+    through = gray_box.attacks(
+        attacker.teacher, candidate, sample, own, recipe, steps=effort.steps, seed=seed, bfloat16=effort.bfloat16
+    )
+    progress("every attack through the teacher")
+    at_largest = {name: craft(largest) for name, craft in through.items()}
+    by_attack = {name: _fooled(candidate, images, sample) for name, images in at_largest.items()}
+    strongest = max(by_attack, key=lambda name: int(by_attack[name].sum()))
+    by_answers = _search(candidate, sample, effort)
+    substitute = train_substitute(candidate, build(attacker.spec, seed=seed), own[0], recipe, seed=seed)
+
+    crafted: dict[str, list[Tensor]] = {}
+    chosen: dict[str, list[str]] = {}
+    asked = []
+
+    def keep(threat: str, attack: str, images: Tensor) -> None:
+        crafted.setdefault(threat, []).append(images)
+        chosen.setdefault(threat, []).append(attack)
+
+    for eps in effort.budgets:
+        progress(f"white box at {as_255(eps)}")
+        keep(WHITE_BOX.name, "apgd", white_box(candidate, sample, eps, effort.steps, effort))
+        progress(f"gray box at {as_255(eps)}")
+        keep(GRAY_BOX.name, strongest, at_largest[strongest] if eps == largest else through[strongest](eps))
+        progress(f"black box at {as_255(eps)}")
+        search, found = by_answers(eps)
+        asked.append(found.queries.numpy())
+        carried = transfer(substitute, sample, eps=eps, steps=effort.steps, seed=seed, bfloat16=effort.bfloat16)
+        tried = {search: found.images, SUBSTITUTE: carried}
+        if eps == largest:
+            by_attack |= {name: _fooled(candidate, images, sample) for name, images in tried.items()}
+        best = max(tried, key=lambda name: int(_fooled(candidate, tried[name], sample).sum()))
+        keep(BLACK_BOX.name, best, tried[best])
+        keep(NOISE.name, "noise", random_noise(x, eps=eps, seed=seed))
+    progress("fewer steps")
+    few = white_box(candidate, sample, effort.budgets[0], max(1, effort.steps // FEWER), effort)
     curves = {
-        name: judge(candidate, images, sample, budgets, name, aimed=name == GRAY_BOX.name)
+        name: judge(candidate, images, sample, effort.budgets, name, strongest=tuple(chosen[name]))
         for name, images in crafted.items()
     }
-    return Measured(sample, curves, crafted[GRAY_BOX.name], crafted[NOISE.name], crafted[WHITE_BOX.name])
+    return Measured(sample, curves, crafted, by_attack, at_largest, np.stack(asked), _fooled(candidate, few, sample))
+
+
+def white_box(candidate: Classifier, sample: Sample, eps: float, steps: int, effort: Effort) -> Tensor:
+    """Auto-PGD on the cross-entropy, then, for the images that withstand, on the targeted logit ratio."""
+    shared = {"eps": eps, "steps": steps, "seed": effort.seed, "bfloat16": effort.bfloat16}
+    out = apgd_ce(candidate, sample.x, sample.y, **shared)  # type: ignore[arg-type]
+    left = torch.from_numpy(~_fooled(candidate, out, sample)).nonzero().squeeze(1)
+    out[left] = apgd_targeted(candidate, sample.x[left], sample.y[left], **shared)  # type: ignore[arg-type]
+    return out
+
+
+def _search(candidate: Classifier, sample: Sample, effort: Effort) -> Callable[[float], tuple[str, Queried]]:
+    """The search that the candidate's answers allow: on scores anew for each budget, on labels once for all of them."""
+    x, y, asked = sample.x, sample.y, {"queries": effort.queries, "seed": effort.seed}
+    if not effort.labels_only:
+        return lambda eps: (SQUARE, square(candidate, x, y, eps=eps, bfloat16=effort.bfloat16, **asked))
+    starts = x[sample.targets.clamp(min=0)] if len(x) else x
+    found = hop_skip_jump(candidate, x, y, starts, **asked)
+    far = (found.images - x).abs().flatten(1).amax(1) if len(x) else torch.zeros(0)
+
+    def within(eps: float) -> tuple[str, Queried]:
+        near = (far <= eps).view(-1, 1, 1, 1)
+        return HOP_SKIP_JUMP, replace(found, images=torch.where(near, found.images, x))
+
+    return within
 
 
 def judge(
@@ -128,19 +165,11 @@ def judge(
     budgets: tuple[float, ...],
     threat_model: str,
     *,
-    aimed: bool = False,
+    strongest: tuple[str, ...] = (),
 ) -> Curve:
     """What a model answers to crafted images, one batch of them a budget."""
-    answers = [logits(model, images).argmax(1) for images in crafted]
-    fooled = np.stack([(a != sample.y).numpy() for a in answers])
-    targeted = None
-    if aimed:
-        known = sample.targets >= 0
-        wanted = sample.y[sample.targets.clamp(min=0)] if len(sample.y) else sample.y
-        targeted = np.stack([((a == wanted) & known).numpy() for a in answers])
-    return Curve(threat_model, budgets, fooled, targeted)
+    return Curve(threat_model, budgets, np.stack([_fooled(model, images, sample) for images in crafted]), strongest)
 
 
-def as_255(eps: float) -> str:
-    """A budget as people in the field write it: `4/255`."""
-    return f"{eps * 255:.3g}/255"
+def _fooled(model: Classifier, images: Tensor, sample: Sample) -> np.ndarray:
+    return (logits(model, images).argmax(1) != sample.y).numpy()

@@ -20,6 +20,7 @@ from tasks.models.augment import disturb
 from tasks.models.checkpoints import digest
 from tasks.models.freezing import freeze, train_mode
 from tasks.models.inference import BATCH, as_float, logits
+from tasks.models.n_fgsm import n_fgsm
 from tasks.models.patch_bank import PatchBank, new_bank
 from tasks.params import FreezePolicy, Training
 
@@ -117,24 +118,36 @@ def _epoch(
     batches = [b for b in order.split(training.batch_size) if len(b) > 1]  # BatchNorm needs two
     total, seen = 0.0, 0
     train_mode(model, frozen)
-    for i, batch in enumerate(batches):
-        _set_rate(optimiser, training, (epoch + i / len(batches)) / training.epochs)
-        y = torch.from_numpy(labels[batch.numpy()])
-        if cached is not None:
-            x, first, pasted = cached[batch], frozen, None
-        else:
-            x, first = as_float(images[batch.numpy()]), 0
-            x, pasted = disturb(x, y, training, bank, generator)
-            x = x.contiguous(memory_format=torch.channels_last)
+
+    def forward(x: Tensor, first: int) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last) if first == 0 else x
         with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
             if first < frozen:
-                with torch.set_grad_enabled(bank is not None):  # patches need the way back through frozen blocks too
+                with torch.set_grad_enabled(x.requires_grad):  # to patches and pixels, through frozen blocks too
                     x = model.run_blocks(x, first, frozen)
                 first = frozen
             if first < len(model.block_names):
                 x = model.run_blocks(x, first)
-            output = model.head(x)
-        loss = F.cross_entropy(output.float(), y, weight=weights)
+            return model.head(x).float()
+
+    for i, batch in enumerate(batches):
+        _set_rate(optimiser, training, (epoch + i / len(batches)) / training.epochs)
+        y = torch.from_numpy(labels[batch.numpy()])
+        pasted = None
+        if cached is not None:
+            x, first = cached[batch], frozen
+        else:
+            x, first = as_float(images[batch.numpy()]), 0
+            x, pasted = disturb(x, y, training, bank, generator)
+            if training.adversarial_budget:
+                x = n_fgsm(
+                    lambda moved, y=y: F.cross_entropy(forward(moved, 0), y, weight=weights),  # type: ignore[misc]
+                    x,
+                    eps=training.adversarial_budget,
+                    share=training.adversarial_share,
+                    generator=generator,
+                )
+        loss = F.cross_entropy(forward(x, first), y, weight=weights)
         if not bool(torch.isfinite(loss)):
             raise GatehouseError(f"Training diverged in epoch {epoch} (loss {loss.item()}); {LOWER_RATE}.")
         optimiser.zero_grad(set_to_none=True)

@@ -39,10 +39,13 @@ NEXT_STEPS: dict[str, str] = {
     "teacher's identity to yourself, limit queries, train adversarially.",
     "adversarial.attack_sanity": "The attacks did not behave as sound attacks do, so their failure proves nothing: "
     "raise `adversarial.steps` and `adversarial.images`, and look for what hides the gradients.",
-    "adversarial.mimicry_success": "Lower the similarity between student and teacher (Figure 38): retrain more "
-    "layers (`student.freeze: all`), choose a teacher that is not public, and do not disclose which one was used.",
-    "adversarial.pgd_success": "Do not expose the model's internals (C.4), limit cheap and frequent queries (C.2, "
-    "C.3), and train against adversarial inputs (Figure 38).",
+    "adversarial.gray_box_success": "Lower the similarity between student and teacher (Figure 38): retrain more "
+    "layers (`student.freeze: all`), train adversarially (`student.adversarial_budget: 0.0157`, 4 of 255), choose a "
+    "teacher that is not public, and do not disclose which one was used.",
+    "adversarial.black_box_success": "Limit cheap and frequent queries (C.2, C.3), answer with labels only, and train "
+    "adversarially (`student.adversarial_budget: 0.0157`, 4 of 255).",
+    "adversarial.white_box_success": "Do not expose the model's internals (C.4), limit cheap and frequent queries "
+    "(C.2, C.3), and train adversarially (`student.adversarial_budget: 0.0157`, 4 of 255; Figure 38).",
     "privacy": "Regularise first (fewer epochs, more weight decay), then promote the private candidate (8.4.1).",
     "privacy.membership_advantage": "Regularise first (fewer epochs, `student.patience` lower, `student.weight_decay` "
     "higher: 8.4.1 prefers the simpler means); if that is not enough, promote the candidate trained with differential "

@@ -185,7 +185,7 @@ def test_students_are_attacked_and_fingerprinted_through_their_teachers(monkeypa
     gray_box.main(["--profile", "tiny"])
     table = rows("graybox")
     assert {r["trainable"] for r in table} == {"all", "last", "none"}
-    assert len(table) == 3 * 6 * 3  # policies, attacks, budgets
+    assert len(table) == 3 * 7 * 3  # policies, attacks, budgets
     for row in table:
         assert len(row["values"]) == 2
         assert row["low"] <= row["mean"] <= row["high"]

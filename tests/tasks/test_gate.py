@@ -18,7 +18,7 @@ SUBJECT = Subject(path="models/student/model.safetensors", sha256="a" * 64)
 
 def check(**changes: object) -> Check:
     content: dict[str, object] = {
-        "name": "mimicry_success",
+        "name": "gray_box_success",
         "metric": "share fooled",
         "observed": 0.2,
         "ci": (0.15, 0.26),
@@ -86,7 +86,7 @@ def test_a_check_passes_only_with_its_whole_interval_on_the_right_side(
 
 def test_a_sentence_names_figure_interval_threshold_and_outcome() -> None:
     assert check(unit="share").sentence() == (
-        "mimicry_success: share fooled 0.2 [0.15, 0.26] share, must be <= 0.6 (n = 200): passed"
+        "gray_box_success: share fooled 0.2 [0.15, 0.26] share, must be <= 0.6 (n = 200): passed"
     )
     assert "not measured no interval" in check(observed=None, ci=None).sentence()
 

@@ -66,12 +66,12 @@ def test_a_worse_impact_never_loosens_a_threshold(own: Risk) -> None:
 
 
 def test_white_box_attacks_are_judged_only_where_internals_are_exposed() -> None:
-    assert "adversarial.pgd_success" not in decide(risk(c4_internals_exposed=False)).thresholds
+    assert "adversarial.white_box_success" not in decide(risk(c4_internals_exposed=False)).thresholds
     exposed = decide(risk(c4_internals_exposed=True))
-    assert exposed.threshold("adversarial", "pgd_success") < 1  # a threshold of 1 could never fail
-    assert "C.4" in exposed.threshold_why["adversarial.pgd_success"]
-    by_hand = decide(risk(thresholds={"adversarial.pgd_success": 0.3}))
-    assert by_hand.threshold("adversarial", "pgd_success") == 0.3
+    assert exposed.threshold("adversarial", "white_box_success") < 1  # a threshold of 1 could never fail
+    assert "C.4" in exposed.threshold_why["adversarial.white_box_success"]
+    by_hand = decide(risk(thresholds={"adversarial.white_box_success": 0.3}))
+    assert by_hand.threshold("adversarial", "white_box_success") == 0.3
 
 
 def test_every_row_can_fail_and_can_pass() -> None:

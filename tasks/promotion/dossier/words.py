@@ -33,8 +33,9 @@ MEANINGS = {
     "backdoor.trigger_control": "How far a known or simple trigger raises any class above its clean rate, worst case.",
     "backdoor.patch_control": "Share of images that the best small patch found anywhere moves to a class it chooses.",
     "backdoor.accuracy_minimum": "Balanced accuracy of the candidate without an attack.",
-    "adversarial.mimicry_success": "Share fooled by images crafted on the teacher alone, without seeing the student.",
-    "adversarial.pgd_success": "Share fooled by an attacker who holds the candidate's own weights.",
+    "adversarial.gray_box_success": "Share fooled by the best attack through the teacher, student's weights unseen.",
+    "adversarial.black_box_success": "Share fooled by an attacker who only asks, within a budget of queries.",
+    "adversarial.white_box_success": "Share fooled by an attacker who holds the candidate's own weights.",
     "adversarial.attack_sanity": "Signs that the attacks worked at all; one that is missing voids the gate.",
     "privacy.membership_advantage": "How much better than guessing an attacker tells members from others.",
     "privacy.tpr_at_1_fpr": "Share of members identified when only one in a hundred others is accused.",
@@ -46,8 +47,9 @@ TITLES = {
     "accuracy_minimum": "Accuracy",
     "smallest_class_share_minimum": "Smallest class",
     "shortcut_balanced_accuracy_gain": "Shortcut",
-    "pgd_success": "White-box success (PGD)",
-    "mimicry_success": "Gray-box success (mimicry)",
+    "gray_box_success": "Gray-box success (through the teacher)",
+    "black_box_success": "Black-box success (queries alone)",
+    "white_box_success": "White-box success",
     "epsilon": "Privacy bound ε",
 }
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.evasion.measure import Sample, choose_sample
 from tasks.evasion.reference import copied_students
+from tasks.evasion.sample import Sample, choose_sample
 from tasks.models.architectures import Classifier, ModelSpec, build
 from tasks.models.training import fit
 from tasks.params import Training
 
 SIDE = 16
+SPEC = ModelSpec(architecture="simple_cnn", classes=("top", "bottom", "left"), image_size=SIDE)
 PLACES = ((1, 6), (10, 6), (6, 1))
 TRAINING = Training(
     epochs=5,
@@ -64,6 +65,6 @@ def case() -> Case:
         seed=0,
     )
     (copied,) = copied_students(teacher, *train, 3, count=1, seed=0)
-    other = build(ModelSpec(architecture="simple_cnn", classes=("top", "bottom", "left"), image_size=SIDE), seed=8)
+    other = build(SPEC, seed=8)
     fit(other, train, val, TRAINING, policy="all", seed=8)
     return Case(teacher, copied, other, train, choose_sample(copied, *test, seed=0, source="the student"))

@@ -85,15 +85,11 @@ def test_apgd_that_goes_on_reaches_a_larger_loss(case: Case) -> None:
     assert float(on.mean()) > float(first.mean()) + 0.5
 
 
-def test_apgd_does_at_least_as_well_as_pgd_of_as_many_steps(case: Case) -> None:
-    from tasks.evasion.art_adapter import pgd
-
+def test_the_targeted_attack_does_as_well_as_the_untargeted(case: Case) -> None:
     x, y = case.sample.x, case.sample.y
-    plain = fooled(case.other, pgd(case.other, x, y, eps=0.03, steps=20, seed=0), y).float().mean()
     auto = fooled(case.other, apgd_ce(case.other, x, y, eps=0.03, steps=20, seed=0), y).float().mean()
     targeted = fooled(case.other, apgd_targeted(case.other, x, y, eps=0.03, steps=20, seed=0), y).float().mean()
-    assert auto >= plain - 0.03
-    assert targeted >= plain - 0.03
+    assert targeted >= auto - 0.03
 
 
 def test_square_asks_no_more_than_it_may_and_stops_where_it_has_won(case: Case) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import Case
+from conftest import TRAINING, Case
 
 from tasks.evasion.gray_box import measure_gray_box
 
@@ -13,11 +13,11 @@ def test_the_teachers_copy_falls_to_its_attacks_and_a_stranger_stands(case: Case
     own = (case.train[0][:60], case.train[1][:60])
     copied, stranger = (
         measure_gray_box(
-            case.teacher, student, case.sample, own, budgets=BUDGETS, steps=10, seed=0, bfloat16=False
+            case.teacher, student, case.sample, own, TRAINING, budgets=BUDGETS, steps=10, seed=0, bfloat16=False
         )
         for student in (case.copied, case.other)
     )  # fmt: skip
-    assert set(copied) == {"mimicry", "inner_mimicry", "repulsion", "activation", "own_head", "noise"}
+    assert set(copied) == {"mimicry", "inner_mimicry", "repulsion", "activation", "own_head", "own_student", "noise"}
     for name in ("mimicry", "own_head"):
         weak, strong = (row["value"] for row in copied[name])
         assert strong >= weak

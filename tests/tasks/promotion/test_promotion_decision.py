@@ -57,9 +57,9 @@ ROWS = [
     Row("failed", "backdoor", {"observed": 0.5, "ci": (0.4, 0.6)}, "trigger_control", "failed"),
     Row("unmeasured", "privacy", {"observed": None}, "membership_advantage", "inconclusive"),
     Row("no interval", "privacy", {"ci": None}, "membership_advantage", "inconclusive"),
-    Row("no samples", "adversarial", {"n": 0}, "mimicry_success", "inconclusive"),
+    Row("no samples", "adversarial", {"n": 0}, "gray_box_success", "inconclusive"),
     Row("looser threshold", "backdoor", {"threshold": 0.9}, "trigger_control", "unbound"),
-    Row("turned around", "adversarial", {"op": ">=", "threshold": 0.6, "ci": (0.7, 0.8)}, "mimicry_success", "unbound"),
+    Row("turned", "adversarial", {"op": ">=", "threshold": 0.6, "ci": (0.7, 0.8)}, "gray_box_success", "unbound"),
 ]
 
 
