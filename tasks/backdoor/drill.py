@@ -163,8 +163,9 @@ def student_of(
 
 
 def undefended(training: Training) -> Training:
-    """The recipe without patches and overlays."""
-    return training.model_copy(update={"patch_probability": 0.0, "patch_adversarial": 0.0, "overlay_probability": 0.0})
+    """The recipe without patches, overlays and adversarial training."""
+    off = ("patch_probability", "patch_adversarial", "overlay_probability", "adversarial_budget")
+    return training.model_copy(update=dict.fromkeys(off, 0.0))
 
 
 def measure_teacher(model: Classifier, test: Labelled, canary: Canary) -> tuple[float, float]:
