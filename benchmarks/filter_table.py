@@ -20,7 +20,7 @@ import numpy as np
 
 from flows.cells import Done, kept, run_cells
 from tasks.backdoor.attacks.plant import Attack, Name, Planted, plant
-from tasks.backdoor.drill import control_by, student_of, teacher_training, undefended
+from tasks.backdoor.drill import control_by, student_of, teacher_training
 from tasks.backdoor.input_filters import (
     CHEAPEST,
     Settings,
@@ -117,7 +117,7 @@ def _row(cell: FilterCell, attack: Attack, planted: Planted, policy: FreezePolic
     task = _task(cell.data, "student_task")
     train, val = task.part("train", STUDENT_IMAGES, cell.seed), task.part("val")
     # A new head on frozen features, computed once, can afford more epochs at a higher rate.
-    recipe = undefended(teacher_training(12 if policy == "none" else 3))
+    recipe = teacher_training(12 if policy == "none" else 3)
     recipe = recipe.model_copy(update={"learning_rate": 0.01 if policy == "none" else recipe.learning_rate})
     few = task.part("val", VALIDATION_IMAGES, cell.seed)  # chooses the epoch; the filters take all of them
     model = student_of(planted.model, len(task.classes), train, few, recipe, policy=policy, seed=cell.seed)

@@ -9,7 +9,7 @@ from typing import Any
 from flows.stage import Context, main
 from tasks.data.dataset import Dataset, load_dataset
 from tasks.evasion import figures
-from tasks.evasion.measure import STAGES, Attacker, Effort, Measured, measure, white_box
+from tasks.evasion.measure import Attacker, Effort, Measured, looks, measure, white_box
 from tasks.evasion.reference import copied_students
 from tasks.evasion.sample import Sample, check_pair, choose_sample
 from tasks.evasion.sanity import LARGE_BUDGET, LARGE_BUDGET_IMAGES, Sanity, sanity, sanity_check
@@ -56,8 +56,8 @@ def adversarial(context: Context) -> None:
     own = data.part("val", limit=section.own_images, seed=seed)
     attacker = Attacker(teacher, record.spec, own, params.student.recipe())
     effort = _effort(params, policy)
-    total = STAGES * len(section.budgets)
-    measured = measure(candidate, attacker, sample, effort, progress=_counter(context, total))
+    count = _counter(context, looks(effort))
+    measured = measure(candidate, attacker, sample, effort, progress=count)
     conditions = sanity(measured, _at_large_budget(candidate, sample, effort))
 
     threshold = policy.threshold("adversarial", check_name(GRAY_BOX.name))

@@ -12,7 +12,7 @@ import torch
 
 from flows.stage import Context, main
 from tasks.backdoor.choice import Choice, choose_policy
-from tasks.backdoor.drill import RECOVERED, TOOK, Canary, plan_canaries, undefended
+from tasks.backdoor.drill import RECOVERED, TOOK, Canary, plan_canaries
 from tasks.backdoor.rehearsal import (
     UNDEFENDED,
     Arm,
@@ -95,7 +95,7 @@ def _ground(params: Params) -> Ground:
         test=student_task.part("test", HELD_OUT, seed),
         few=student_task.part("test", FEW_HELD_OUT, seed),
         recipe=recipe.model_copy(update={"epochs": params.drill.student_epochs}),
-        plain=undefended(recipe),
+        plain=recipe.undefended(),
         policies=tuple(policies),
         limit=load_policy().threshold("backdoor", "trigger_control"),
         section=params.backdoor,

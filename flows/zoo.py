@@ -90,7 +90,7 @@ def _outvote(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, opti
 def _student(params: Params, teacher: ZooTeacher) -> str:
     """The recipe of params.yaml for the zoo's number of epochs; what is trainable, the work decides."""
     epochs = SIZES[teacher.architecture].student_epochs
-    return params.student.model_copy(update={"epochs": epochs, "freeze": "all"}).model_dump_json()
+    return params.student.model_copy(update={"epochs": epochs, "freeze": "all"}).identity()
 
 
 def _by_teacher(outcomes: Sequence[Done]) -> Results:

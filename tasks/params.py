@@ -141,6 +141,11 @@ class Training(Section):
     overlay_max_opacity: float = Field(default=0.3, gt=0, lt=1)
     adversarial_budget: float = Field(default=0.0, ge=0, lt=1)  # adversarial training, L-infinity in [0, 1]; 0 is off
     adversarial_share: float = Field(default=1.0, gt=0, le=1)  # share of images that are moved by it
+    neuron_distance: float = Field(default=0.0, ge=0)  # weight of a penalty on features close to the teacher's
+    fresh: bool = (
+        False  # start from fresh weights; with `distillation`, what the teacher knows is learnt from its features
+    )
+    distillation: float = Field(default=0.0, ge=0)  # weight of a penalty on features far from the teacher's
     bfloat16: bool
 
     @property
@@ -148,9 +153,21 @@ class Training(Section):
         """Are training images different from epoch to epoch?"""
         return any((self.overlay_probability, self.patch_probability, self.patch_adversarial, self.adversarial_budget))
 
+    def undefended(self) -> Training:
+        """The recipe without patches, overlays, adversarial training and terms of the teacher."""
+        off = ("patch_probability", "patch_adversarial", "overlay_probability", "adversarial_budget")
+        terms = ("neuron_distance", "distillation")
+        return self.model_copy(update=dict.fromkeys((*off, *terms), 0.0) | {"fresh": False})
+
 
 class Student(Training):
     freeze: Literal["drill"] | FreezePolicy  # `drill`: as the drill measured; otherwise fixed by hand
+
+    def identity(self) -> str:
+        """What decides a student, as JSON for a cell's key: what is switched off decides nothing."""
+        off = set() if self.adversarial_budget else {"adversarial_budget", "adversarial_share"}
+        off |= {name for name in ("neuron_distance", "distillation", "fresh") if not getattr(self, name)}
+        return self.model_dump_json(exclude=off)
 
     def recipe(self) -> Training:
         """How the student trains, whatever is frozen."""

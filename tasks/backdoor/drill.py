@@ -162,12 +162,6 @@ def student_of(
     return model
 
 
-def undefended(training: Training) -> Training:
-    """The recipe without patches, overlays and adversarial training."""
-    off = ("patch_probability", "patch_adversarial", "overlay_probability", "adversarial_budget")
-    return training.model_copy(update=dict.fromkeys(off, 0.0))
-
-
 def measure_teacher(model: Classifier, test: Labelled, canary: Canary) -> tuple[float, float]:
     """(attack success, balanced accuracy) of a canary teacher on its own task."""
     clean = logits(model, test[0]).argmax(1).numpy()

@@ -43,7 +43,10 @@ def attacks(
     """
     x, targets = sample.x, sample.x[sample.targets.clamp(min=0)] if len(sample.x) else sample.x
     inner = teacher.block_names[-2]
-    classes = student.head.out_features
+    classes, bare = student.head.out_features, teacher
+    if student.guard:  # the attacker knows the defence, and puts it before the teacher too
+        teacher = copy.deepcopy(teacher)
+        teacher.guard = copy.deepcopy(student.guard)
     (guess,) = copied_students(teacher, *own, classes, count=1, seed=seed)
     kin = train_substitute(student, new_head(copy.deepcopy(teacher), classes, seed=seed), own[0], recipe, seed=seed)
     end = {"steps": steps, "seed": seed, "bfloat16": bfloat16}
@@ -54,7 +57,7 @@ def attacks(
 
     return {
         "mimicry": lambda eps: mimic(teacher, x, targets, eps=eps, steps=steps, bfloat16=bfloat16),
-        "inner_mimicry": lambda eps: mimic(teacher, x, targets, eps=eps, steps=steps, block=inner, bfloat16=bfloat16),
+        "inner_mimicry": lambda eps: mimic(bare, x, targets, eps=eps, steps=steps, block=inner, bfloat16=bfloat16),
         "repulsion": lambda eps: repel(teacher, x, eps=eps, steps=steps, seed=seed, bfloat16=bfloat16),
         "activation": activation,
         "own_head": lambda eps: transfer(guess, sample, eps=eps, **end),  # type: ignore[arg-type]

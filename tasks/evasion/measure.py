@@ -24,7 +24,6 @@ from tasks.params import Training
 Progress = Callable[[str], None]
 SQUARE, HOP_SKIP_JUMP, SUBSTITUTE = "square", "hop_skip_jump", "substitute"
 FEWER = 4  # the white box is tried with one step in so many too: more steps must not hurt it
-STAGES = 4  # calls of `progress` a budget
 
 
 @dataclass(frozen=True)
@@ -131,6 +130,11 @@ def measure(
         for name, images in crafted.items()
     }
     return Measured(sample, curves, crafted, by_attack, at_largest, np.stack(asked), _fooled(candidate, few, sample))
+
+
+def looks(effort: Effort) -> int:
+    """How often `measure` calls `progress`."""
+    return 2 + 3 * len(effort.budgets)
 
 
 def white_box(candidate: Classifier, sample: Sample, eps: float, steps: int, effort: Effort) -> Tensor:

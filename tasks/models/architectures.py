@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tasks.errors import GatehouseError
 from tasks.models.device import current_device
+from tasks.models.guards import Guard, GuardName, new_guard
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_SD = (0.229, 0.224, 0.225)
@@ -34,6 +35,7 @@ class ModelSpec(BaseModel):
     image_size: int = Field(default=64, ge=16, le=512)
     mean: tuple[float, ...] = (0.5,)
     sd: tuple[float, ...] = (0.25,)
+    guard: GuardName = "none"
 
     @model_validator(mode="after")
     def _statistics_fit(self) -> ModelSpec:
@@ -63,7 +65,7 @@ class Normalise(nn.Module):
 
 
 class Classifier(nn.Module):
-    """`normalise`, then `blocks` in order (the last one pools to a vector), then a linear `head`."""
+    """`guard` if any, `normalise`, then `blocks` in order (the last one pools to a vector), then a linear `head`."""
 
     def __init__(self, normalise: Normalise, blocks: OrderedDict[str, nn.Module], width: int, classes: int) -> None:
         super().__init__()
@@ -71,6 +73,7 @@ class Classifier(nn.Module):
         self.blocks = nn.ModuleDict(blocks)
         self.width = width
         self.head = nn.Linear(width, classes)
+        self.guard: Guard | None = None
 
     @property
     def block_names(self) -> tuple[str, ...]:
@@ -88,11 +91,14 @@ class Classifier(nn.Module):
         return self._run(x, first, last)
 
     def _run(self, x: Tensor, first: int, last: int | None) -> Tensor:
+        copies = self.guard.copies if self.guard and first == 0 else 1
+        if copies > 1 and last not in (None, len(self.blocks)):
+            raise ValueError("a vote is counted after the last block; stop there, or take the guard off")
         if first == 0:
-            x = self.normalise(x)
+            x = self.normalise(self.guard(x) if self.guard else x)
         for block in list(self.blocks.values())[first:last]:
             x = block(x)
-        return x
+        return x.unflatten(0, (-1, copies)).mean(1) if copies > 1 else x
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features, shape (n, width)."""
@@ -186,7 +192,8 @@ def build(spec: ModelSpec, *, seed: int) -> Classifier:
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = ARCHITECTURES[spec.architecture](spec)
-    for part in (model.normalise, model.blocks):
+        model.guard = new_guard(spec.guard, spec.image_size, seed=seed)
+    for part in (model.normalise, model.blocks, *([model.guard] if model.guard else [])):
         part.to(current_device())
     return model.eval()
 
@@ -197,3 +204,12 @@ def new_head(model: Classifier, classes: int, *, seed: int) -> Classifier:
         torch.manual_seed(seed)
         model.head = nn.Linear(model.width, classes)
     return model
+
+
+def reinitialise(model: Classifier, *, seed: int) -> None:
+    """Fresh weights in place, all of them, as `build` draws them for this seed up to the order of drawing."""
+    with _SEEDING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in model.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()

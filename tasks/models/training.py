@@ -15,13 +15,14 @@ from torch.nn import functional as F
 
 from tasks.errors import GatehouseError
 from tasks.models import resume
-from tasks.models.architectures import Classifier
+from tasks.models.architectures import Classifier, reinitialise
 from tasks.models.augment import disturb
 from tasks.models.checkpoints import digest
 from tasks.models.freezing import freeze, train_mode
 from tasks.models.inference import BATCH, as_float, logits
 from tasks.models.n_fgsm import n_fgsm
 from tasks.models.patch_bank import PatchBank, new_bank
+from tasks.models.teacher_terms import Term, teacher_term
 from tasks.params import FreezePolicy, Training
 
 Images = np.ndarray  # uint8 (n, channels, side, side)
@@ -63,12 +64,17 @@ def fit(
         train, val: uint8 images, shape (n, channels, side, side), and int64 labels, shape (n,).
 
     Raises:
-        GatehouseError: a split is empty, or the loss is not finite.
+        GatehouseError: a split is empty, the loss is not finite, or frozen features would be fresh ones.
     """
     if not len(train[1]) or not len(val[1]):
         raise GatehouseError("Training needs at least one training and one validation image; check the data's splits.")
     key = _fingerprint(model, train, val, training, policy, seed) if checkpoint else ""
+    term = teacher_term(model, training)
     frozen = freeze(model, policy)
+    if training.fresh:
+        if frozen:
+            raise GatehouseError("A student from fresh weights trains them all: set student.freeze to `all`.")
+        reinitialise(model, seed=seed)
     optimiser = _optimiser(model, training)
     history: list[Epoch] = []
     best = _copy(model)
@@ -83,7 +89,7 @@ def fit(
         if history and epoch - _best_epoch(history) > training.patience:
             break
         started = time.perf_counter()
-        loss = _epoch(model, optimiser, train, training, epoch, seed, frozen, cached, weights, bank)
+        loss = _epoch(model, optimiser, train, training, epoch, seed, frozen, cached, weights, bank, term)
         val_loss, val_accuracy = _validate(model, val, weights)
         if not np.isfinite(val_loss):
             raise GatehouseError(f"Training diverged in epoch {epoch} (validation loss {val_loss}); {LOWER_RATE}.")
@@ -110,6 +116,7 @@ def _epoch(
     cached: Tensor | None,
     weights: Tensor | None,
     bank: PatchBank | None,
+    term: Term | None,
 ) -> float:
     images, labels = train
     # One generator an epoch: what an epoch draws does not depend on whether the run was interrupted before it.
@@ -119,7 +126,7 @@ def _epoch(
     total, seen = 0.0, 0
     train_mode(model, frozen)
 
-    def forward(x: Tensor, first: int) -> Tensor:
+    def forward(x: Tensor, first: int) -> tuple[Tensor, Tensor]:
         x = x.contiguous(memory_format=torch.channels_last) if first == 0 else x
         with torch.autocast("cpu", torch.bfloat16, enabled=training.bfloat16):
             if first < frozen:
@@ -128,7 +135,7 @@ def _epoch(
                 first = frozen
             if first < len(model.block_names):
                 x = model.run_blocks(x, first)
-            return model.head(x).float()
+            return x, model.head(x).float()
 
     for i, batch in enumerate(batches):
         _set_rate(optimiser, training, (epoch + i / len(batches)) / training.epochs)
@@ -141,13 +148,14 @@ def _epoch(
             x, pasted = disturb(x, y, training, bank, generator)
             if training.adversarial_budget:
                 x = n_fgsm(
-                    lambda moved, y=y: F.cross_entropy(forward(moved, 0), y, weight=weights),  # type: ignore[misc]
+                    lambda moved, rows, y=y: F.cross_entropy(forward(moved, 0)[1], y[rows], weight=weights),  # type: ignore[misc]
                     x,
                     eps=training.adversarial_budget,
                     share=training.adversarial_share,
                     generator=generator,
                 )
-        loss = F.cross_entropy(forward(x, first), y, weight=weights)
+        found, output = forward(x, first)
+        loss = F.cross_entropy(output, y, weight=weights) + (term(x, found) if term else 0)
         if not bool(torch.isfinite(loss)):
             raise GatehouseError(f"Training diverged in epoch {epoch} (loss {loss.item()}); {LOWER_RATE}.")
         optimiser.zero_grad(set_to_none=True)
@@ -162,7 +170,7 @@ def _epoch(
 
 def _frozen_features(model: Classifier, images: Images, frozen: int, training: Training) -> Tensor | None:
     """Activations after the frozen blocks for every training image, or None where images change from epoch to epoch."""
-    if frozen == 0 or training.changes_images:
+    if frozen == 0 or training.changes_images or training.neuron_distance or training.distillation:
         return None
     with torch.no_grad():
         parts = [model.run_blocks(as_float(images[i : i + BATCH]), 0, frozen) for i in range(0, len(images), BATCH)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import gray_box, study_cells
+from flows import gray_box, robust, robust_cells, study_cells
 from flows.pages import number
 from flows.profile import profile_params
 from flows.study import main
@@ -196,4 +196,27 @@ def test_students_are_attacked_and_fingerprinted_through_their_teachers(monkeypa
         assert all(c["dispersions"][c["named"]] == min(c["dispersions"].values()) for c in row["confusion"])
     before = cells()
     gray_box.main(["--profile", "tiny"])
+    assert cells() == before
+
+
+def test_defences_are_measured_side_by_side_and_cells_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"TRAIN_IMAGES": 60, "TEST_IMAGES": 40, "IMAGES": 30, "OWN": 20, "STEPS": 2, "QUERIES": 5}
+    for name, value in sizes.items():
+        monkeypatch.setattr(robust, name, value)
+    for name, value in {"CERTIFIED": 4, "SAMPLES": 20}.items():
+        monkeypatch.setattr(robust_cells, name, value)
+    robust.main(["--profile", "tiny", "--only", "frozen", "all", "jpeg", "distilled"])
+    table = rows("robust")
+    assert [r["defence"] for r in table] == ["frozen", "all", "jpeg", "distilled"]
+    for row in table:
+        assert len(row["seeds"]) == 2
+        assert [p["budget"] for p in row["robust_accuracy"]] == ["1/255", "2/255", "4/255", "8/255"]
+        for points in row["success"].values():
+            assert all(p["low"] <= p["mean"] <= p["high"] for p in points)
+        gray = row["success"]["gray_box"][-1]["mean"]
+        attacks = [row["by_attack"][name]["mean"] for name in ("mimicry", "repulsion", "own_head", "own_student")]
+        assert gray >= max(attacks) - 1e-6
+    assert table[1]["beside_undefended"]["accuracy_cost"] == 0
+    before = cells()
+    robust.main(["--profile", "tiny", "--only", "all"])
     assert cells() == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.backdoor.drill import student_of, undefended
+from tasks.backdoor.drill import student_of
 from tasks.backdoor.ensemble import measure_ensemble
 from tasks.backdoor.triggers import Trigger
 from tasks.backdoor.zoo.protect import Bench
@@ -21,7 +21,7 @@ def outvote(teachers: Sequence[Classifier], trigger: Trigger, bench: Bench) -> d
     Args:
         teachers: the backdoored one first, with the trigger; the others clean.
     """
-    plain, count, parts = undefended(bench.recipe), len(bench.classes), (bench.train, bench.val)
+    plain, count, parts = bench.recipe.undefended(), len(bench.classes), (bench.train, bench.val)
     students = [student_of(t, count, *parts, plain, policy="none", seed=bench.seed) for t in teachers]
     votes = {
         "alone": measure_ensemble(students[:1], bench.test, trigger, rule="majority"),

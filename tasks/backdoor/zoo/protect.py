@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.backdoor.drill import control_by, student_of, undefended
+from tasks.backdoor.drill import control_by, student_of
 from tasks.backdoor.judge import checks, judge
 from tasks.backdoor.ladder import AS_TRAINED, Attempt, climb, kept
 from tasks.backdoor.mitigation import Given
@@ -48,7 +48,7 @@ def protect(teacher: Classifier, trigger: Trigger, bench: Bench, *, planted: boo
     without defence: all features, whose accuracy is the one to hold, and, where the trigger is `planted` in the
     teacher, frozen features, which show what the teacher carries. A clean teacher's row holds no search but the gate's.
     """
-    plain, count = undefended(bench.recipe), len(bench.classes)
+    plain, count = bench.recipe.undefended(), len(bench.classes)
     parts = (bench.train, bench.val)
     free = student_of(teacher, count, *parts, plain, policy="all", seed=bench.seed)
     before: dict[str, Any] = {"all": _figures(free, trigger, bench)}

@@ -62,7 +62,7 @@ def test_a_canary_takes_in_a_copy_and_transfers_through_frozen_features(world) -
     assert success > 0.9
     assert accuracy > 0.9
     assert digest(world.clean) == before
-    recipe = drill.undefended(world.recipe(4, 0.8))
+    recipe = world.recipe(4, 0.8).undefended()
     assert recipe.patch_probability == 0
     student = drill.student_of(teacher, 3, world.train, world.val, recipe, policy="none", seed=1)
     for name, block in teacher.blocks.items():

@@ -1,4 +1,4 @@
-"""Fast adversarial training: how far images move, that they move up the loss, and that a student trained so withstands."""
+"""Fast adversarial training: how far images move, that they move up the loss, and that students then withstand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ EPS = 0.15
 
 def moved(x: torch.Tensor, eps: float, share: float, seed: int = 0) -> torch.Tensor:
     """Up the sum of the pixels: every step is +eps."""
-    return n_fgsm(lambda images: images.sum(), x, eps=eps, share=share, generator=torch.Generator().manual_seed(seed))
+    return n_fgsm(
+        lambda images, _: images.sum(), x, eps=eps, share=share, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,0 +1,136 @@
+"""Defences against adversarial examples, each attacked by somebody who knows it (reports/study/robust.json).
+
+`python -m flows.robust --data FOLDER`. Cells are kept in .gatehouse/study: a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from flows.cells import Done
+from flows.measuring import Bench, command_line, start
+from flows.robust_cells import RADII, SIGMA, VERSION, Defended, work
+from flows.stage import Context
+from flows.study import prepare_data, reports_of
+from flows.study_cells import STORE
+from tasks.backdoor.study.cells import CLEAN
+from tasks.backdoor.study.plan import Ground
+from tasks.backdoor.study.tables import spread
+from tasks.evasion.defences import Defence, defences
+from tasks.files import write_json
+from tasks.params import Training
+from tasks.stats import clopper_pearson
+
+ARCHITECTURE = "simple_cnn"
+BUDGETS = tuple(b / 255 for b in (1, 2, 4, 8))
+TRAIN_IMAGES, TEST_IMAGES, IMAGES, OWN, STEPS, QUERIES = 6000, 3000, 200, 120, 20, 300
+BASE = "all"  # the row that the others are held against
+
+
+def robust(context: Context, options: argparse.Namespace) -> None:
+    """Every defence on the students of as many teachers as the profile has seeds; the table after each defence."""
+    params = context.params
+    ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
+    bench = Bench(context, work, STORE, VERSION, options.workers)
+    recipe, rows = params.student.recipe(), []
+    wanted = [d for d in defences(recipe) if not options.only or d.name in options.only]
+    for defence in wanted:
+        cells = [_cell(ground, defence, recipe, i) for i in range(ground.network(ARCHITECTURE).seeds)]
+        if done := bench.run(cells, defence.title):
+            rows.append(_row(defence, done))
+        write_json(reports_of(options.profile) / "robust.json", _table(rows, ground, options))
+    bench.close()
+
+
+def _cell(ground: Ground, defence: Defence, recipe: Training, index: int) -> Defended:
+    return Defended(
+        teacher=ground.teacher(ARCHITECTURE, CLEAN, 0, index),
+        defence=defence.name,
+        trainable=defence.trainable,
+        recipe=defence.recipe(recipe).model_dump_json(),
+        guard=defence.guard,
+        train_images=TRAIN_IMAGES,
+        test_images=TEST_IMAGES,
+        images=IMAGES,
+        own=OWN,
+        budgets=BUDGETS,
+        steps=STEPS,
+        queries=QUERIES,
+    )
+
+
+def _row(defence: Defence, done: Sequence[Done]) -> dict[str, Any]:
+    results = [d.result for d in done if d.result]
+    first = results[0]
+    return {
+        "defence": defence.name,
+        "title": defence.title,
+        "trainable": defence.trainable,
+        "guard": defence.guard,
+        "changes": dict(defence.changes),
+        "seeds": [d.cell.teacher.seed for d in done],
+        "accuracy": spread([r["accuracy"]["value"] for r in results]),
+        "balanced_accuracy": spread([r["balanced_accuracy"] for r in results]),
+        "success": {
+            threat: [_pooled([r["success"][threat][i] for r in results]) for i in range(len(BUDGETS))]
+            for threat in first["success"]
+        },
+        "robust_accuracy": [_pooled([r["robust"][i] for r in results]) for i in range(len(BUDGETS))],
+        "by_attack": {name: _pooled([r["by_attack"][name] for r in results]) for name in first["by_attack"]},
+        "certified": [_pooled([r["certified"][i] for r in results]) for i in range(len(RADII))],
+        "cpu_seconds": round(sum(d.cpu_seconds for d in done) / len(done), 1),
+        "hardware": first["hardware"],
+    }
+
+
+def _pooled(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and spread over seeds, and the exact interval over all their images."""
+    n = sum(f["n"] for f in found)
+    low, high = clopper_pearson(sum(round(f["value"] * f["n"]) for f in found), n)
+    named: dict[str, Any] = {k: found[0][k] for k in ("budget", "radius") if k in found[0]}
+    if "strongest" in found[0]:
+        named["strongest"] = sorted({f["strongest"] for f in found})
+    return {**named, **spread([f["value"] for f in found]), "low": round(low, 6), "high": round(high, 6), "n": n}
+
+
+def _table(rows: list[dict[str, Any]], ground: Ground, options: argparse.Namespace) -> dict[str, Any]:
+    only = f" --only {' '.join(options.only)}" if options.only else ""
+    base = next((r for r in rows if r["defence"] == BASE), None)
+    for row in rows if base else ():
+        row["beside_undefended"] = _beside(row, base)  # type: ignore[arg-type]
+    return {
+        "title": "Students under defences, attacked by somebody who knows the defence",
+        "command": f"python -m flows.robust --profile {options.profile} --data FOLDER{only}",
+        "architecture": ARCHITECTURE,
+        "image_size": ground.image_size,
+        "train_images": TRAIN_IMAGES,
+        "steps": STEPS,
+        "queries": QUERIES,
+        "attackers_images": OWN,
+        "smoothing_sigma": SIGMA,
+        "rows": rows,
+    }
+
+
+def _beside(row: dict[str, Any], base: dict[str, Any]) -> dict[str, float | None]:
+    """What the defence costs and brings, against the student that trained all features without any."""
+    gray, own_gray = (r["success"]["gray_box"][-1]["mean"] for r in (base, row))
+    white, own_white = (r["robust_accuracy"][-2]["mean"] for r in (base, row))
+    return {
+        "accuracy_cost": round(base["accuracy"]["mean"] - row["accuracy"]["mean"], 6),
+        "gray_box_8_of_255_cut_by": round(gray / own_gray, 3) if own_gray else None,
+        "robust_4_of_255_times": round(own_white / white, 3) if white else None,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = command_line("robust", __doc__)
+    parser.add_argument("--only", nargs="+", help="these defences alone, by name")
+    options = parser.parse_args(argv)
+    start("robust", options, lambda context: robust(context, options))
+
+
+if __name__ == "__main__":
+    main()
