@@ -53,8 +53,10 @@ zoo: $(INSTALLED)  ## backdoored and clean teachers through the pipeline (hours)
 study: $(INSTALLED)  ## the study's Tables 3 to 9 measured again (hours): make study DATA=FOLDER; see docs/study.md
 	@$(BIN)/python -m flows.study --profile '$(if $(filter default,$(PROFILE)),study_cpu,$(PROFILE))' --data '$(DATA)' --workers $(WORKERS)
 
-bench: $(INSTALLED)  ## trigger inversion and STRIP beside TrojanZoo: reports/bench/*.json
+bench: $(INSTALLED)  ## our attacks and detectors beside TrojanZoo's, ART's and torchattacks': reports/bench/*.json
 	@test -d .gatehouse/bench/trojanvision || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .gatehouse/bench trojanzoo==2.0.3
+	@test -d .gatehouse/bench/torchattacks || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .gatehouse/bench torchattacks==3.5.1
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/beside_attacks.py
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/beside_trojanzoo.py
 
 clean:  ## delete everything that runs made (data, models, reports, registry, caches, keys), not .venv

@@ -17,6 +17,7 @@ from tasks.models import figures
 from tasks.models.architectures import Classifier, ModelSpec, new_head
 from tasks.models.checkpoints import ModelRecord, load_model, save_model
 from tasks.models.freezing import trainable_blocks
+from tasks.models.guards import new_guard
 from tasks.models.inference import features, logits, require_finite
 from tasks.models.metrics import calibration_error, evaluate, temperature
 from tasks.models.training import Epoch, fit
@@ -59,10 +60,12 @@ def student(context: Context) -> None:
         progress=progress,
     )
     seconds = time.monotonic() - started
+    spec = teacher.spec.model_copy(update={"classes": data.classes, "guard": section.guard})
+    model.guard = new_guard(section.guard, spec.image_size, seed=seed)
     record = save_model(
         STUDENT,
         model,
-        teacher.spec.model_copy(update={"classes": data.classes}),
+        spec,
         parents={"teacher": teacher.sha256, "student_task": data.sha256},
         notes={"freeze": str(policy), "freeze_reason": reason},
     )

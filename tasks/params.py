@@ -162,11 +162,13 @@ class Training(Section):
 
 class Student(Training):
     freeze: Literal["drill"] | FreezePolicy  # `drill`: as the drill measured; otherwise fixed by hand
+    guard: Literal["none", "low_pass", "jpeg", "dropout"] = "none"  # before the first layer, in tests and in serving
 
     def identity(self) -> str:
         """What decides a student, as JSON for a cell's key: what is switched off decides nothing."""
         off = set() if self.adversarial_budget else {"adversarial_budget", "adversarial_share"}
         off |= {name for name in ("neuron_distance", "distillation", "fresh") if not getattr(self, name)}
+        off |= {"guard"} if self.guard == "none" else set()
         return self.model_dump_json(exclude=off)
 
     def recipe(self) -> Training:

@@ -150,7 +150,8 @@ def _search(candidate: Classifier, sample: Sample, effort: Effort) -> Callable[[
     """The search that the candidate's answers allow: on scores anew for each budget, on labels once for all of them."""
     x, y, asked = sample.x, sample.y, {"queries": effort.queries, "seed": effort.seed}
     if not effort.labels_only:
-        return lambda eps: (SQUARE, square(candidate, x, y, eps=eps, bfloat16=effort.bfloat16, **asked))
+        # In float32: measured, margins in bfloat16 let one image in ten escape that the exact ones catch.
+        return lambda eps: (SQUARE, square(candidate, x, y, eps=eps, **asked))
     starts = x[sample.targets.clamp(min=0)] if len(x) else x
     found = hop_skip_jump(candidate, x, y, starts, **asked)
     far = (found.images - x).abs().flatten(1).amax(1) if len(x) else torch.zeros(0)

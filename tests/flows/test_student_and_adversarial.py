@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -21,6 +22,8 @@ from tasks.files import read_json, write_json
 from tasks.gate import GateResult
 from tasks.models.architectures import ModelSpec, build, new_head
 from tasks.models.checkpoints import load_model, read_record, save_model
+from tasks.models.guards import new_guard
+from tasks.models.inference import as_float, logits
 from tasks.models.training import fit
 from tasks.params import Params, load_params
 from tasks.risk import decide
@@ -181,3 +184,16 @@ def test_a_candidate_of_other_images_is_one_clear_error_and_writes_nothing(folde
     with pytest.raises(GatehouseError, match=r"takes images of 1 channel.* and 32 pixels, its teacher 1"):
         adversarial(context(params, "adversarial@student", "student"))
     assert not Path("reports/gates").exists()
+
+
+def test_a_guard_is_part_of_the_student_that_is_saved(folder: Path, params: Params) -> None:
+    own = params.model_copy(update={"student": params.student.model_copy(update={"guard": "low_pass"})})
+    student(context(own))
+    model, record = load_model(Path("models/trained/student"))
+    assert record.spec.guard == "low_pass"
+    images, _ = squares(30, seed=9, classes=3)
+    by_hand = new_guard("low_pass", TEACHER.image_size)(as_float(images))  # type: ignore[misc]
+    bare = copy.deepcopy(model)
+    bare.guard = None
+    torch.testing.assert_close(logits(model, images), logits(bare, by_hand))
+    assert 0 < read_json(Path("reports/student.json"))["accuracy"]["value"] <= 1
