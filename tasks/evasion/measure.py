@@ -148,12 +148,12 @@ def white_box(candidate: Classifier, sample: Sample, eps: float, steps: int, eff
 
 def _search(candidate: Classifier, sample: Sample, effort: Effort) -> Callable[[float], tuple[str, Queried]]:
     """The search that the candidate's answers allow: on scores anew for each budget, on labels once for all of them."""
-    x, y, asked = sample.x, sample.y, {"queries": effort.queries, "seed": effort.seed}
+    x, y, queries, seed = sample.x, sample.y, effort.queries, effort.seed
     if not effort.labels_only:
         # In float32: measured, margins in bfloat16 let one image in ten escape that the exact ones catch.
-        return lambda eps: (SQUARE, square(candidate, x, y, eps=eps, **asked))
+        return lambda eps: (SQUARE, square(candidate, x, y, eps=eps, queries=queries, seed=seed))
     starts = x[sample.targets.clamp(min=0)] if len(x) else x
-    found = hop_skip_jump(candidate, x, y, starts, **asked)
+    found = hop_skip_jump(candidate, x, y, starts, queries=queries, seed=seed)
     far = (found.images - x).abs().flatten(1).amax(1) if len(x) else torch.zeros(0)
 
     def within(eps: float) -> tuple[str, Queried]:
