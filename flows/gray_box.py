@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows.cells import Done
-from flows.gray_box_cells import VERSION, Attacked, Named, work
+from flows.gray_box_cells import VERSION, Attacked, Named, PublicAttacked, work
 from flows.measuring import Bench, command_line, start
 from flows.stage import Context
 from flows.study import prepare_data, reports_of
 from flows.study_cells import STORE
-from tasks.backdoor.study.cells import CLEAN
+from tasks.backdoor.study.cells import CLEAN, StudentCell
 from tasks.backdoor.study.plan import TRAINABLE, Ground
 from tasks.backdoor.study.tables import spread
 from tasks.evasion.sample import as_255
@@ -26,7 +26,8 @@ from tasks.stats import clopper_pearson
 BUDGETS = (2 / 255, 4 / 255, 8 / 255)
 IMAGES, OWN, STEPS = 300, 90, 20
 CANDIDATES, PROBES = 8, 8
-ARCHITECTURE = "simple_cnn"
+ARCHITECTURE, PUBLIC = "simple_cnn", "efficientnet_lite0"
+PUBLIC_SIZES = {"train_images": 2500, "epochs": 8, "images": 100, "own": 60, "steps": 15}
 
 
 def gray_box(context: Context, options: argparse.Namespace) -> None:
@@ -44,18 +45,27 @@ def gray_box(context: Context, options: argparse.Namespace) -> None:
         for trainable in TRAINABLE
     ]
     done = bench.run(attacked, "gray box")
-    write_json(folder / "graybox.json", _table(done, command) | {"image_size": ground.image_size})
+    rows = _rows(done, ARCHITECTURE)
+    if not options.without_public:
+        public = [
+            PublicAttacked(ground.data, ground.image_size, params.run.seed, trainable, budgets=BUDGETS, **PUBLIC_SIZES)
+            for trainable in TRAINABLE
+        ]
+        rows += _rows(bench.run(public, "public teacher"), PUBLIC)
+    title = "Success of attacks through the teacher on its students, of the images that they get right"
+    table = {"title": title, "command": command, "steps": STEPS, "attackers_images": OWN, "public": PUBLIC_SIZES}
+    write_json(folder / "graybox.json", table | {"image_size": ground.image_size, "rows": rows})
     asked = [Named(ground.student(t, p), tuple(teachers), PROBES) for t in teachers for p in TRAINABLE]
     named = bench.run(asked, "fingerprint")
     write_json(folder / "fingerprint.json", _fingerprints(named, command) | {"image_size": ground.image_size})
     bench.close()
 
 
-def _table(done: Sequence[Done], command: str) -> dict[str, Any]:
+def _rows(done: Sequence[Done], architecture: str) -> list[dict[str, Any]]:
     """A row a freeze policy, attack and budget: mean and spread over seeds, and the interval over all their images."""
     rows = []
     for trainable in TRAINABLE:
-        own = [(d, d.result) for d in done if d.cell.student.trainable == trainable and d.result]
+        own = [(d, d.result) for d in done if _student(d.cell).trainable == trainable and d.result]
         if not own:
             continue
         for attack in own[0][1]["success"]:
@@ -65,7 +75,7 @@ def _table(done: Sequence[Done], command: str) -> dict[str, Any]:
                 low, high = clopper_pearson(sum(round(f["value"] * f["n"]) for f in found if f["n"]), n)
                 rows.append(
                     {
-                        "architecture": ARCHITECTURE,
+                        "architecture": architecture,
                         "trainable": trainable,
                         "attack": attack,
                         "budget": as_255(eps),
@@ -74,13 +84,20 @@ def _table(done: Sequence[Done], command: str) -> dict[str, Any]:
                         "low": round(low, 6),
                         "high": round(high, 6),
                         "images": n,
-                        "seeds": [d.cell.student.teacher.seed for d, _ in own],
+                        "seeds": [_seed(d.cell) for d, _ in own],
                         "student_accuracy": spread([result["balanced_accuracy"] for _, result in own]),
                         "hardware": own[0][1]["hardware"],
                     }
                 )
-    title = "Success of attacks through the teacher on its students, of the images that they get right"
-    return {"title": title, "command": command, "steps": STEPS, "attackers_images": OWN, "rows": rows}
+    return rows
+
+
+def _student(cell: Attacked | PublicAttacked) -> StudentCell | PublicAttacked:
+    return cell.student if isinstance(cell, Attacked) else cell
+
+
+def _seed(cell: Attacked | PublicAttacked) -> int:
+    return cell.student.teacher.seed if isinstance(cell, Attacked) else cell.seed
 
 
 def _fingerprints(done: Sequence[Done], command: str) -> dict[str, Any]:
@@ -107,7 +124,9 @@ def _fingerprints(done: Sequence[Done], command: str) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = command_line("gray_box", __doc__).parse_args(argv)
+    parser = command_line("gray_box", __doc__)
+    parser.add_argument("--without-public", action="store_true", help="leave EfficientNet-Lite0 out")
+    options = parser.parse_args(argv)
     start("gray_box", options, lambda context: gray_box(context, options))
 
 

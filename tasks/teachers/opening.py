@@ -11,8 +11,13 @@ from tasks.teachers.loading import read_tensors
 from tasks.teachers.names import to_classifier_names
 
 
-def open_teacher(offer: Offer) -> tuple[Classifier, ModelSpec, str]:
+def open_teacher(
+    offer: Offer, *, channels: int | None = None, image_size: int | None = None
+) -> tuple[Classifier, ModelSpec, str]:
     """The model in evaluation mode, what it takes and answers, and the digest of its file; nothing in it is run.
+
+    Args:
+        channels, image_size: of the images that it shall take, where they are not those that the card names.
 
     Raises:
         GatehouseError: there is no such file, it is not the one that the card pins, it is of a format that can run
@@ -31,7 +36,7 @@ def open_teacher(offer: Offer) -> tuple[Classifier, ModelSpec, str]:
             f"{offer.weights} has sha256 {sha256[:16]}…, but {offer.path} pins {card.sha256[:16]}…; it is another file."
         )
     tensors = to_classifier_names(card.architecture, read_tensors(data, card.format, source=str(offer.weights)))
-    spec = card.spec()
+    spec = card.spec(channels=channels, image_size=image_size)
     model = build(spec, seed=0)
     check_tensors(model, tensors, source=str(offer.weights))
     model.load_state_dict(tensors)

