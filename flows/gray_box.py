@@ -10,9 +10,10 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from flows import adversarial_page
 from flows.cells import Done
 from flows.gray_box_cells import VERSION, Attacked, Named, PublicAttacked, work
-from flows.measuring import Bench, command_line, start
+from flows.measuring import REPORTS, Bench, command_line, start
 from flows.stage import Context
 from flows.study import prepare_data, reports_of
 from flows.study_cells import STORE
@@ -58,6 +59,8 @@ def gray_box(context: Context, options: argparse.Namespace) -> None:
     asked = [Named(ground.student(t, p), tuple(teachers), PROBES) for t in teachers for p in TRAINABLE]
     named = bench.run(asked, "fingerprint")
     write_json(folder / "fingerprint.json", _fingerprints(named, command) | {"image_size": ground.image_size})
+    if folder == REPORTS and adversarial_page.PAGE.exists():
+        adversarial_page.write_page(REPORTS)
     bench.close()
 
 

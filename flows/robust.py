@@ -9,8 +9,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from flows import adversarial_page
 from flows.cells import Done
-from flows.measuring import Bench, command_line, start
+from flows.measuring import REPORTS, Bench, command_line, start
 from flows.robust_cells import RADII, SIGMA, VERSION, Defended, work
 from flows.stage import Context
 from flows.study import prepare_data, reports_of
@@ -40,7 +41,10 @@ def robust(context: Context, options: argparse.Namespace) -> None:
         cells = [_cell(ground, defence, recipe, i) for i in range(ground.network(ARCHITECTURE).seeds)]
         if done := bench.run(cells, defence.title):
             rows.append(_row(defence, done))
-        write_json(reports_of(options.profile) / "robust.json", _table(rows, ground, options))
+        folder = reports_of(options.profile)
+        write_json(folder / "robust.json", _table(rows, ground, options))
+        if folder == REPORTS and adversarial_page.PAGE.exists():
+            adversarial_page.write_page(REPORTS)
     bench.close()
 
 

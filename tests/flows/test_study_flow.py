@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows import gray_box, gray_box_cells, robust, robust_cells, study_cells
+from flows import adversarial_page, gray_box, gray_box_cells, robust, robust_cells, study_cells
 from flows.pages import number
 from flows.profile import profile_params
 from flows.study import main
@@ -196,6 +196,10 @@ def test_students_are_attacked_and_fingerprinted_through_their_teachers(monkeypa
     for row in named:
         assert row["right"] == sum(c["teacher"] == c["named"] for c in row["confusion"])
         assert all(c["dispersions"][c["named"]] == min(c["dispersions"].values()) for c in row["confusion"])
+    page = Path("gray.md")
+    page.write_text("<!-- graybox -->\n<!-- end graybox -->\n<!-- fingerprint -->\n<!-- end fingerprint -->\n")
+    adversarial_page.write_page(Path("reports/study/tiny"), page)
+    assert page.read_text().count("| CNN | none (all frozen) |") == 7 + 1
     before = cells()
     gray_box.main(["--profile", "tiny", "--without-public"])
     assert cells() == before
@@ -219,6 +223,12 @@ def test_defences_are_measured_side_by_side_and_cells_are_kept(monkeypatch: pyte
         attacks = [row["by_attack"][name]["mean"] for name in ("mimicry", "repulsion", "own_head", "own_student")]
         assert gray >= max(attacks) - 1e-6
     assert table[1]["beside_undefended"]["accuracy_cost"] == 0
+    page = Path("page.md")
+    page.write_text("".join(f"<!-- {name} -->\n<!-- end {name} -->\n" for name in adversarial_page.BLOCKS))
+    adversarial_page.write_page(Path("reports/study/tiny"), page)
+    filled = page.read_text()
+    assert all(f"| {row['title']} | {number(row['accuracy']['mean'])}" in filled for row in table)
+    assert adversarial_page.MISSING in filled  # the bench was not run here
     before = cells()
     robust.main(["--profile", "tiny", "--only", "all"])
     assert cells() == before
