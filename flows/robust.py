@@ -19,9 +19,9 @@ from flows.study_cells import STORE
 from tasks.backdoor.study.cells import CLEAN
 from tasks.backdoor.study.plan import Ground
 from tasks.backdoor.study.tables import spread
-from tasks.evasion.defences import Defence, defences
+from tasks.evasion.defences import Row, table
 from tasks.files import write_json
-from tasks.params import Training
+from tasks.params import Params, Training, load_params
 from tasks.stats import clopper_pearson
 
 ARCHITECTURE = "simple_cnn"
@@ -35,10 +35,9 @@ def robust(context: Context, options: argparse.Namespace) -> None:
     params = context.params
     ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
     bench = Bench(context, work, STORE, VERSION, options.workers)
-    recipe, rows = params.student.recipe(), []
-    wanted = [d for d in defences(recipe) if not options.only or d.name in options.only]
-    for defence in wanted:
-        cells = [_cell(ground, defence, recipe, i) for i in range(ground.network(ARCHITECTURE).seeds)]
+    rows: list[dict[str, Any]] = []
+    for defence in (d for d in table(_recipe(params)) if not options.only or d.name in options.only):
+        cells = [_cell(ground, defence, i) for i in range(ground.network(ARCHITECTURE).seeds)]
         if done := bench.run(cells, defence.title):
             rows.append(_row(defence, done))
         folder = reports_of(options.profile)
@@ -48,12 +47,17 @@ def robust(context: Context, options: argparse.Namespace) -> None:
     bench.close()
 
 
-def _cell(ground: Ground, defence: Defence, recipe: Training, index: int) -> Defended:
+def _recipe(params: Params) -> Training:
+    """The lifecycle's own, whatever the profile leaves out of it for other measurements."""
+    return load_params().student.recipe().model_copy(update={"epochs": params.study.simple_cnn.student_epochs})
+
+
+def _cell(ground: Ground, defence: Row, index: int) -> Defended:
     return Defended(
         teacher=ground.teacher(ARCHITECTURE, CLEAN, 0, index),
         defence=defence.name,
         trainable=defence.trainable,
-        recipe=defence.recipe(recipe).model_dump_json(),
+        recipe=defence.recipe.model_dump_json(),
         guard=defence.guard,
         train_images=TRAIN_IMAGES,
         test_images=TEST_IMAGES,
@@ -65,7 +69,7 @@ def _cell(ground: Ground, defence: Defence, recipe: Training, index: int) -> Def
     )
 
 
-def _row(defence: Defence, done: Sequence[Done]) -> dict[str, Any]:
+def _row(defence: Row, done: Sequence[Done]) -> dict[str, Any]:
     results = [d.result for d in done if d.result]
     first = results[0]
     return {
@@ -73,7 +77,7 @@ def _row(defence: Defence, done: Sequence[Done]) -> dict[str, Any]:
         "title": defence.title,
         "trainable": defence.trainable,
         "guard": defence.guard,
-        "changes": dict(defence.changes),
+        "recipe": defence.recipe.model_dump(mode="json"),
         "seeds": [d.cell.teacher.seed for d in done],
         "accuracy": spread([r["accuracy"]["value"] for r in results]),
         "balanced_accuracy": spread([r["balanced_accuracy"] for r in results]),

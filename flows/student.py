@@ -2,87 +2,141 @@
 
 from __future__ import annotations
 
+import copy
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flows.stage import Context, main
+from flows.student_report import measured
 from tasks.data.dataset import Dataset, load_dataset
-from tasks.data.inspection import inspect
 from tasks.errors import GatehouseError
-from tasks.files import read_json, write_json
-from tasks.models import figures
+from tasks.evasion.defences import Defence, climb, kept
+from tasks.evasion.gray_box import measure_gray_box
+from tasks.evasion.sample import choose_sample
+from tasks.files import read_json, sha256_bytes, write_json
 from tasks.models.architectures import Classifier, ModelSpec, new_head
-from tasks.models.checkpoints import ModelRecord, load_model, save_model
+from tasks.models.checkpoints import load_model, save_model
 from tasks.models.freezing import trainable_blocks
-from tasks.models.guards import new_guard
-from tasks.models.inference import features, logits, require_finite
-from tasks.models.metrics import calibration_error, evaluate, temperature
+from tasks.models.guards import GuardName, new_guard
 from tasks.models.training import Epoch, fit
-from tasks.params import FreezePolicy, Student
+from tasks.params import FreezePolicy, Student, Training
 
 TEACHER = Path("models/teacher")
 DATA = Path("data/student_task")
 DRILL = Path("reports/drill.json")
 STUDENT = Path("models/trained/student")
 REPORT = Path("reports/student.json")
-PLOTS = Path("reports/plots")
-FIGURES = Path("reports/figures/student")
+BUDGET, STEPS, ATTACKED = 8 / 255, 20, 140  # of the attack that defences are chosen by
 CHECKPOINT = Path(".gatehouse/checkpoints/student.safetensors")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A trained student, guard and all, and how it came about."""
+
+    model: Classifier
+    spec: ModelSpec
+    recipe: Training
+    history: list[Epoch]
 
 
 def student(context: Context) -> None:
     """Train the student from the teacher (section student), evaluate it on the test split, inspect its data."""
     section, seed = context.params.student, context.params.run.seed
-    model, teacher = load_model(TEACHER)
+    teacher, offered = load_model(TEACHER)
     data = load_dataset(DATA)
-    check_input(teacher.spec, data)
-    policy, reason = freeze_policy(section, read_json(DRILL) if section.freeze == "drill" else {}, model)
-    new_head(model, len(data.classes), seed=seed)
-    context.say(f"{teacher.spec.architecture}, trainable features: {policy} ({reason})")
-
+    check_input(offered.spec, data)
+    policy, reason = freeze_policy(section, read_json(DRILL) if section.freeze == "drill" else {}, teacher)
+    context.say(f"{offered.spec.architecture}, trainable features: {policy} ({reason})")
     started = time.monotonic()
 
-    def progress(epoch: Epoch) -> None:
-        text = f"epochs, {epoch.images_per_second:.0f} images/s, validation accuracy {epoch.val_accuracy:.3f}"
-        context.progress(epoch.epoch + 1, section.epochs, text)
+    def make(recipe: Training, guard: GuardName) -> Made:
+        spec = offered.spec.model_copy(update={"classes": data.classes, "guard": guard})
+        return _train(context, teacher, data, spec, recipe, policy)
 
-    history = fit(
-        model,
-        data.part("train"),
-        data.part("val"),
-        section,
-        policy=policy,
-        seed=seed,
-        checkpoint=CHECKPOINT,
-        progress=progress,
-    )
+    def fooled(made: Made, defence: Defence) -> float:
+        share = _fooled_through_teacher(context, teacher, made, data)
+        context.say(f"{defence.title}: {share:.3f} of the validation images are fooled through the teacher")
+        return share
+
+    tried = climb(section.defences, lambda d: make(d.recipe(section), d.guard), fooled, section.defence_enough)
+    made = kept(tried).made if tried else make(section, section.guard)
     seconds = time.monotonic() - started
-    spec = teacher.spec.model_copy(update={"classes": data.classes, "guard": section.guard})
-    model.guard = new_guard(section.guard, spec.image_size, seed=seed)
     record = save_model(
         STUDENT,
-        model,
-        spec,
-        parents={"teacher": teacher.sha256, "student_task": data.sha256},
+        made.model,
+        made.spec,
+        parents={"teacher": offered.sha256, "student_task": data.sha256},
         notes={"freeze": str(policy), "freeze_reason": reason},
     )
-    report = _report(model, data, record, history, policy, reason, seed)
+    report = measured(made.model, data, record, made.history, policy, reason, seed)
+    report["defences"] = {
+        "tried": [{"name": t.name, "fooled_through_teacher": round(t.fooled, 6)} for t in tried],
+        "enough": section.defence_enough,
+        "kept": kept(tried).name if tried else None,
+        "recipe": made.recipe.model_dump(mode="json", include=set(Training.model_fields)),
+        "guard": made.spec.guard,
+    }
     write_json(REPORT, report)
-    _forget_checkpoint()
+    _forget_checkpoints()
     figure = report["accuracy"]
     context.say(
         f"accuracy {figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] on {report['n']} test images, "
-        f"{len(history)} epochs in {seconds:.0f} s"
+        f"{len(made.history)} epochs in {seconds:.0f} s"
     )
     # Speed differs from run to run: it goes to MLflow, never into a file that DVC compares.
     context.metrics(
         {name: report[name]["value"] for name in ("accuracy", "balanced_accuracy", "auc", "calibration_error")}
-        | {"epochs": len(history), "images_per_second": float(np.median([e.images_per_second for e in history]))}
+        | {"epochs": len(made.history)}
+        | {"images_per_second": float(np.median([e.images_per_second for e in made.history]))}
         | {"seconds": seconds, "suspicious_training_images": len(report["inspection"]["suspicious"])}
     )
+
+
+def _train(
+    context: Context, teacher: Classifier, data: Dataset, spec: ModelSpec, recipe: Training, policy: FreezePolicy
+) -> Made:
+    seed = context.params.run.seed
+    model = new_head(copy.deepcopy(teacher), len(data.classes), seed=seed)
+
+    def progress(epoch: Epoch) -> None:
+        text = f"epochs, {epoch.images_per_second:.0f} images/s, validation accuracy {epoch.val_accuracy:.3f}"
+        context.progress(epoch.epoch + 1, recipe.epochs, text)
+
+    # A file for each recipe: a run that was killed while trying defences goes on with the one that it was at.
+    checkpoint = CHECKPOINT.with_stem(f"student-{sha256_bytes(recipe.model_dump_json().encode())[:12]}")
+    history = fit(
+        model,
+        data.part("train"),
+        data.part("val"),
+        recipe,
+        policy=policy,
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    model.guard = new_guard(spec.guard, spec.image_size, seed=seed)
+    return Made(model, spec, recipe, history)
+
+
+def _fooled_through_teacher(context: Context, teacher: Classifier, made: Made, data: Dataset) -> float:
+    """Success of the best attack through the teacher at BUDGET, on half of some validation images.
+
+    The other half is the attacker's own; the test images stay unseen until the gate.
+    """
+    seed = context.params.run.seed
+    images, labels = data.part("val", limit=2 * ATTACKED, seed=seed)
+    half = len(labels) // 2
+    sample = choose_sample(made.model, images[:half], labels[:half], seed=seed, source="the student")
+    found = measure_gray_box(
+        teacher, made.model, sample, (images[half:], labels[half:]), made.recipe, budgets=(BUDGET,), steps=STEPS,
+        seed=seed, bfloat16=True,
+    )  # fmt: skip
+    return max(rows[0]["value"] or 0.0 for rows in found.values())
 
 
 def check_input(spec: ModelSpec, data: Dataset) -> None:
@@ -113,78 +167,11 @@ def freeze_policy(section: Student, drill: dict[str, Any], model: Classifier) ->
     return policy, reason
 
 
-def _report(
-    model: Classifier,
-    data: Dataset,
-    record: ModelRecord,
-    history: list[Epoch],
-    policy: FreezePolicy,
-    reason: str,
-    seed: int,
-) -> dict[str, Any]:
-    """Everything that is measured on the finished student; plots and figures are written on the way."""
-    images, labels = data.part("test")
-    output = require_finite(logits(model, images), source=str(STUDENT))
-    probabilities = output.softmax(1).numpy()
-    figures_of_test = evaluate(probabilities, labels, data.classes, seed=seed)
-    best = min(history, key=lambda e: (e.val_loss, e.epoch)).epoch
-    _plots(history, best, probabilities, labels, figures_of_test, data.classes)
-    val_images, val_labels = data.part("val")
-    heat = temperature(logits(model, val_images).numpy(), val_labels)
-    train_images, train_labels = data.part("train")
-    inspected = inspect(features(model, train_images).numpy(), train_labels, data.classes, seed)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {
-        **figures_of_test,
-        "sha256": record.sha256,
-        "freeze": {"policy": policy, "reason": reason},
-        "epochs": len(history),
-        "best_epoch": best + 1,
-        "parameters": {
-            "trainable": trainable,
-            "frozen": sum(p.numel() for p in model.parameters()) - trainable,
-        },
-        "images": {split: int((data.split == split).sum()) for split in ("train", "val", "test")},
-        # Reported, not applied: what one temperature, fitted on the validation split, would do to the calibration.
-        "temperature": {
-            "value": round(heat, 4),
-            "calibration_error_after": round(calibration_error((output / heat).softmax(1).numpy(), labels), 6),
-        },
-        "inspection": inspected.record(),
-    }
-
-
-def _plots(
-    history: list[Epoch],
-    best: int,
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    report: dict[str, Any],
-    classes: tuple[str, ...],
-) -> None:
-    curve = [
-        {
-            "epoch": e.epoch + 1,
-            "loss": round(e.loss, 6),
-            "val_loss": round(e.val_loss, 6),
-            "val_accuracy": round(e.val_accuracy, 6),
-        }
-        for e in history
-    ]
-    predicted = probabilities.argmax(1)
-    rows = [{"actual": classes[a], "predicted": classes[p]} for a, p in zip(labels, predicted, strict=True)]
-    write_json(PLOTS / "learning_curve.json", curve)
-    write_json(PLOTS / "confusion.json", rows)
-    figures.learning_curve(FIGURES / "learning_curve.png", history, best=best)
-    figures.confusion_matrix(FIGURES / "confusion.png", np.array(report["confusion"]["counts"]), classes)
-    figures.reliability(FIGURES / "reliability.png", probabilities, labels)
-
-
-def _forget_checkpoint() -> None:
-    """The result is written: remove the checkpoint, and what a killed run may have left beside it."""
-    CHECKPOINT.unlink(missing_ok=True)
-    for left in CHECKPOINT.parent.glob(f".{CHECKPOINT.name}.*.partial"):
-        left.unlink(missing_ok=True)
+def _forget_checkpoints() -> None:
+    """The result is written: remove the checkpoints, and what a killed run may have left beside them."""
+    for pattern in (f"{CHECKPOINT.stem}*", f".{CHECKPOINT.stem}*.partial"):
+        for left in CHECKPOINT.parent.glob(pattern):
+            left.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

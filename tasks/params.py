@@ -16,6 +16,10 @@ from tasks.errors import GatehouseError
 
 PARAMS_FILE = Path("params.yaml")
 Level = Literal["low", "moderate", "high"]
+DefenceName = Literal[
+    "none", "low_pass", "jpeg", "dropout", "neuron_distance", "distilled",
+    "adversarial_2", "adversarial_4", "adversarial_4_whole",
+]  # fmt: skip
 FreezePolicy = Literal["all", "last", "none"] | int
 Mitigation = Literal["anp", "fine_pruning", "ft_sam", "i_bau", "patch_adversarial", "unlearning"]
 Fraction = float
@@ -163,12 +167,15 @@ class Training(Section):
 class Student(Training):
     freeze: Literal["drill"] | FreezePolicy  # `drill`: as the drill measured; otherwise fixed by hand
     guard: Literal["none", "low_pass", "jpeg", "dropout"] = "none"  # before the first layer, in tests and in serving
+    defences: tuple[DefenceName, ...] = ()  # tried in this order in the place of the keys; none: as the keys say
+    defence_enough: float = Field(default=0.4, ge=0, le=1)  # share fooled through the teacher that ends the search
 
     def identity(self) -> str:
         """What decides a student, as JSON for a cell's key: what is switched off decides nothing."""
         off = set() if self.adversarial_budget else {"adversarial_budget", "adversarial_share"}
         off |= {name for name in ("neuron_distance", "distillation", "fresh") if not getattr(self, name)}
         off |= {"guard"} if self.guard == "none" else set()
+        off |= {"defences", "defence_enough"}  # of the lifecycle alone
         return self.model_dump_json(exclude=off)
 
     def recipe(self) -> Training:

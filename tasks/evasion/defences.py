@@ -1,54 +1,103 @@
-"""The defences that are measured side by side, each with an attacker who knows it (study, Figure 38 and section 8.4.1).
+"""The defences of Figure 38, by name: what each changes in a recipe, and in which order they are tried (8.4.1).
 
-The order is the study's: simplest first, earlier in the pipeline first. A defence is a recipe, a freeze policy and an
-input guard: all three are keys of params.yaml, so that what is measured here is what a user can choose.
+Simplest first, earlier in the pipeline first: guards change nothing in training, terms of the teacher little;
+adversarial training costs a second pass and accuracy. Each is a key of params.yaml too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tasks.models.guards import GuardName
-from tasks.params import FreezePolicy, Training
+from tasks.params import DefenceName, FreezePolicy, Training
 
 AGAINST_PATCHES = ("patch_probability", "patch_adversarial", "overlay_probability")
+M = TypeVar("M")
 
 
 @dataclass(frozen=True)
 class Defence:
-    """Changes of the undefended recipe, what is trainable, and what is done to images before the first layer."""
+    """Keys of the recipe that are set, and what is done to images before the first layer."""
 
-    name: str
     title: str
-    trainable: FreezePolicy = "all"
     changes: tuple[tuple[str, Any], ...] = ()
     guard: GuardName = "none"
 
-    def recipe(self, student: Training) -> Training:
-        """The student's own recipe without its defences, changed as this one asks."""
-        return student.undefended().model_copy(update=dict(self.changes))
+    def recipe(self, base: Training) -> Training:
+        """`base` with this defence in the place of those that it has; patches and overlays stay as they are."""
+        kept = {key: getattr(base, key) for key in AGAINST_PATCHES}
+        return base.undefended().model_copy(update=kept | dict(self.changes))
 
 
-def defences(student: Training) -> tuple[Defence, ...]:
-    """All of them; `student` is the recipe of params.yaml, whose patches and overlays are one of the rows."""
-    patches = tuple((key, getattr(student, key)) for key in AGAINST_PATCHES)
+def _adversarial(of_255: int, share: float) -> tuple[tuple[str, Any], ...]:
+    return (("adversarial_budget", of_255 / 255), ("adversarial_share", share))
 
-    def adversarial(of_255: int, share: float) -> tuple[tuple[str, Any], ...]:
-        return (("adversarial_budget", of_255 / 255), ("adversarial_share", share))
 
-    return (
-        Defence("frozen", "None: all features frozen", "none"),
-        Defence("last", "None: last block trained", "last"),
-        Defence("all", "None: all features trained"),
-        Defence("low_pass", "Low pass", guard="low_pass"),
-        Defence("jpeg", "JPEG", guard="jpeg"),
-        Defence("dropout", "Input dropout with a vote", guard="dropout"),
-        Defence("patches", "Patches and overlays, as against backdoors", changes=patches),
-        Defence("neuron_distance", "Neuron distance from the teacher", changes=(("neuron_distance", 5.0),)),
-        Defence("distilled", "Fresh weights, features distilled", changes=(("fresh", True), ("distillation", 5.0))),
-        Defence("adversarial_2", "Adversarial training, 2/255, half of the images", changes=adversarial(2, 0.5)),
-        Defence("adversarial_4", "Adversarial training, 4/255, half of the images", changes=adversarial(4, 0.5)),
-        Defence("adversarial_4_whole", "Adversarial training, 4/255, all images", changes=adversarial(4, 1.0)),
-        Defence("both", "Patches, overlays and adversarial training", changes=patches + adversarial(4, 0.5)),
+DEFENCES: dict[DefenceName, Defence] = {
+    "none": Defence("None"),
+    "low_pass": Defence("Low pass", guard="low_pass"),
+    "jpeg": Defence("JPEG", guard="jpeg"),
+    "dropout": Defence("Input dropout with a vote", guard="dropout"),
+    "neuron_distance": Defence("Neuron distance from the teacher", (("neuron_distance", 5.0),)),
+    "distilled": Defence("Fresh weights, features distilled", (("fresh", True), ("distillation", 5.0))),
+    "adversarial_2": Defence("Adversarial training, 2/255, half of the images", _adversarial(2, 0.5)),
+    "adversarial_4": Defence("Adversarial training, 4/255, half of the images", _adversarial(4, 0.5)),
+    "adversarial_4_whole": Defence("Adversarial training, 4/255, all images", _adversarial(4, 1.0)),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table in which defences stand side by side: a student that trained so much, by this recipe."""
+
+    name: str
+    title: str
+    trainable: FreezePolicy
+    recipe: Training
+    guard: GuardName
+
+
+def table(student: Training) -> tuple[Row, ...]:
+    """What is measured: no defence under every freeze policy, each defence alone, and the recipe of params.yaml."""
+    plain = student.undefended()
+    backdoors = plain.model_copy(update={key: getattr(student, key) for key in AGAINST_PATCHES})
+    frozen: tuple[tuple[str, str, FreezePolicy], ...] = (
+        ("frozen", "None: all features frozen", "none"),
+        ("last", "None: last block trained", "last"),
+        ("all", "None: all features trained", "all"),
     )
+    return (
+        *(Row(name, title, trainable, plain, "none") for name, title, trainable in frozen),
+        Row("patches", "Patches and overlays, as against backdoors", "all", backdoors, "none"),
+        *(Row(n, d.title, "all", d.recipe(plain), d.guard) for n, d in DEFENCES.items() if n != "none"),
+        Row("default", "The recipe of params.yaml: patches, overlays, adversarial training", "all", student, "none"),
+    )
+
+
+@dataclass(frozen=True)
+class Tried(Generic[M]):
+    """A defence that was tried, the student that it made, and the share of images on which that one was fooled."""
+
+    name: DefenceName
+    made: M
+    fooled: float
+
+
+def climb(
+    names: Sequence[DefenceName], make: Callable[[Defence], M], fooled: Callable[[M, Defence], float], enough: float
+) -> list[Tried[M]]:
+    """Try defences in the order given until one is fooled on no more than `enough`; all that were tried."""
+    tried: list[Tried[M]] = []
+    for name in names:
+        made = make(DEFENCES[name])
+        tried.append(Tried(name, made, fooled(made, DEFENCES[name])))
+        if tried[-1].fooled <= enough:
+            break
+    return tried
+
+
+def kept(tried: Sequence[Tried[M]]) -> Tried[M]:
+    """The one that was fooled least: the first that was good enough, since trying ends there."""
+    return min(tried, key=lambda t: t.fooled)

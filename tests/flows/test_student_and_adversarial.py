@@ -14,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
+import flows.student as student_flow
 from flows.adversarial import adversarial
 from flows.stage import Context
 from flows.student import CHECKPOINT, student
@@ -103,20 +104,24 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
 
+def left_behind() -> list[Path]:
+    return list(CHECKPOINT.parent.iterdir()) if CHECKPOINT.parent.exists() else []
+
+
 def test_a_student_that_was_interrupted_leaves_the_same_bytes_in_every_file(folder: Path, params: Params) -> None:
     student(context(params))
     undisturbed = digests(folder)
     assert {Path(p).name for p in undisturbed} >= {"model.safetensors", "student.json", "learning_curve.json"}
-    assert not CHECKPOINT.exists()
+    assert not left_behind()
 
     with pytest.raises(StopError):
         student(context(params, kind=Stopped))
-    assert CHECKPOINT.exists()
-    left = CHECKPOINT.parent / f".{CHECKPOINT.name}.123.partial"  # as a kill while writing leaves it
+    (checkpoint,) = left_behind()
+    left = CHECKPOINT.parent / f".{checkpoint.name}.123.partial"  # as a kill while writing leaves it
     left.touch()
     student(context(params))
     assert digests(folder) == undisturbed
-    assert list(CHECKPOINT.parent.iterdir()) == []
+    assert not left_behind()
 
 
 def test_what_the_student_stage_reports(folder: Path, params: Params) -> None:
@@ -197,3 +202,25 @@ def test_a_guard_is_part_of_the_student_that_is_saved(folder: Path, params: Para
     bare.guard = None
     torch.testing.assert_close(logits(model, images), logits(bare, by_hand))
     assert 0 < read_json(Path("reports/student.json"))["accuracy"]["value"] <= 1
+
+
+def test_defences_are_tried_in_order_until_one_is_good_enough(
+    folder: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student_flow, "BUDGET", 0.15)
+
+    def own(enough: float) -> Quiet:
+        changes = {"defences": ("none", "low_pass", "neuron_distance"), "defence_enough": enough}
+        return context(params.model_copy(update={"student": params.student.model_copy(update=changes)}))
+
+    student(own(1.0))
+    report = read_json(Path("reports/student.json"))["defences"]
+    assert [t["name"] for t in report["tried"]] == ["none"]
+    assert (report["kept"], report["guard"], report["recipe"]["adversarial_budget"]) == ("none", "none", 0)
+    student(own(0.0))
+    report = read_json(Path("reports/student.json"))["defences"]
+    assert [t["name"] for t in report["tried"]] == ["none", "low_pass", "neuron_distance"]
+    least = min(report["tried"], key=lambda t: t["fooled_through_teacher"])
+    assert report["kept"] == least["name"]
+    assert read_record(Path("models/trained/student")).spec.guard == report["guard"]
+    assert not left_behind()
