@@ -89,6 +89,13 @@ def test_every_report_finds_its_chapter(tmp_path: Path) -> None:
         assert text in page, text
 
 
+def test_the_candidates_chapter_says_what_was_trained_against_and_tried(tmp_path: Path) -> None:
+    page = words(write_page(tmp_path, "promoted"))
+    assert "adversarial examples of up to 4/255 on 50 %" in page
+    assert "Defences tried in order; Adversarial 4 was kept" in page
+    assert "Through the teacher, the strongest attack at 8/255 is" in page
+
+
 def test_the_page_is_one_file_that_asks_nobody_for_anything(tmp_path: Path) -> None:
     text = write_page(tmp_path, "promoted").read_text(encoding="utf-8")
     sources = re.findall(r"(?:src|href|srcset|action|data)=[\"']([^\"']*)", text)

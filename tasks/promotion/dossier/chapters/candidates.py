@@ -31,6 +31,7 @@ def candidates(reports: Reports, candidate: str) -> list[Block]:
             blocks.append(absent(f"The {humane(name).lower()} stage has not reported (`reports/{name}.json`)."))
             continue
         blocks += _training(known[name])
+        blocks += _defences(known[name])
         if pictures := reports.figures(name):
             blocks.append(figures(pictures))
         blocks += _confusion(known[name])
@@ -76,6 +77,35 @@ def _training(report: Mapping[str, Any]) -> list[Block]:
             "is reported, not applied."
         )
     return [text(" ".join(words))] if words else []
+
+
+def _defences(report: Mapping[str, Any]) -> list[Block]:
+    """What the recipe trains against, and which defences were tried before this one."""
+    recipe = pick(report, "defences", "recipe") or {}
+    shares = [
+        f"{what} on {100 * recipe[key]:.0f} % of the images"
+        for key, what in (
+            ("patch_probability", "random patches"),
+            ("patch_adversarial", "optimised patches"),
+            ("overlay_probability", "overlays instead"),
+        )
+        if recipe.get(key)
+    ]
+    if recipe.get("adversarial_budget"):
+        share, budget = recipe.get("adversarial_share", 1.0), 255 * recipe["adversarial_budget"]
+        shares.append(f"adversarial examples of up to {budget:.3g}/255 on {100 * share:.0f} %")
+    if recipe.get("neuron_distance"):
+        shares.append("a penalty on features close to the teacher's")
+    if recipe.get("fresh"):
+        shares.append("a start from fresh weights")
+    if (guard := pick(report, "defences", "guard")) not in (None, "none"):
+        shares.append(f"the input guard {humane(guard).lower()}")
+    blocks: list[Block] = [text(f"Defences: {', '.join(shares)}.")] if shares else []
+    if tried := pick(report, "defences", "tried"):
+        rows = [[humane(t["name"]), number(t["fooled_through_teacher"])] for t in tried]
+        caption = f"Defences tried in order; {humane(pick(report, 'defences', 'kept'))} was kept"
+        blocks.append(table(caption, ["Defence", "Fooled through the teacher, validation images"], rows, numeric=(1,)))
+    return blocks
 
 
 def _confusion(report: Mapping[str, Any]) -> list[Block]:

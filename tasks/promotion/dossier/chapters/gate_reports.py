@@ -49,6 +49,7 @@ def adversarial(report: Report) -> list[Block]:
     ]
     caption = "What each attacker achieves (95 % interval), and how visible it is (structural dissimilarity, 0 to 1)"
     blocks.append(table(caption, head, rows, numeric=(2, 3, 4)))
+    blocks += _strongest(report)
     attacks = [
         [ATTACKS_ON_IMAGES.get(name, humane(name)), measured(share)]
         for name, share in (pick(report, "attacks") or {}).items()
@@ -71,6 +72,22 @@ def adversarial(report: Report) -> list[Block]:
     if unjudged:
         blocks.append(text(f"Reported, not judged, since the policy holds no limit for it: {', '.join(unjudged)}."))
     return blocks
+
+
+def _strongest(report: Report) -> list[Block]:
+    """What decides the gray box, in a sentence, beside what the attack of the study alone would have said."""
+    points, attacks = pick(report, "curves", "gray_box", "points"), pick(report, "attacks") or {}
+    if not points or "mimicry" not in attacks:
+        return []
+    last, noise = points[-1], (pick(report, "curves", "noise", "points") or [{}])[-1]
+    title = ATTACKS_ON_IMAGES.get(last["strongest"], humane(last["strongest"]))
+    return [
+        text(
+            f"Through the teacher, the strongest attack at {last['budget']} is “{title}”: it fools "
+            f"{figure(last['success'])} of the images that were right. Mimicry alone (study, 3.2.1) would have said "
+            f"{figure(attacks['mimicry'])}, and random noise {figure(noise.get('success'))}."
+        )
+    ]
 
 
 def privacy(report: Report) -> list[Block]:
