@@ -10,11 +10,11 @@ from flows.stage import Context, main
 from tasks.data.dataset import Dataset, load_dataset
 from tasks.evasion import figures
 from tasks.evasion.measure import Attacker, Effort, Measured, looks, measure, white_box
-from tasks.evasion.reference import copied_students
+from tasks.evasion.reference import copied_students, last_block_student
 from tasks.evasion.sample import Sample, check_pair, choose_sample
 from tasks.evasion.sanity import LARGE_BUDGET, LARGE_BUDGET_IMAGES, Sanity, sanity, sanity_check
 from tasks.evasion.threat_models import BLACK_BOX, GRAY_BOX, NOISE, THREAT_MODELS, WHITE_BOX
-from tasks.evasion.verdict import check_name, drill, points, reference_curves, success_check
+from tasks.evasion.verdict import by_freeze, check_name, drill, points, reference_curves, success_check
 from tasks.files import write_json
 from tasks.gate import Check, Drill, GateResult, Subject
 from tasks.models.architectures import Classifier
@@ -78,11 +78,16 @@ def adversarial(context: Context) -> None:
     )
     result.write()
     references = reference_curves(easy, measured.crafted[GRAY_BOX.name], sample, section.budgets)
-    report = _report(measured, conditions, tried, references, judged=[c.name for c in checks])
+    kinds = {"all frozen, undefended": easy, "last block, undefended": [_last_block(teacher, data, seed)]}
+    freeze = by_freeze(kinds, measured, section.budgets[-1])
+    freeze.append({"trained": "the candidate", "success": points(measured, GRAY_BOX)[-1]["success"]})
+    report = _report(measured, conditions, tried, references, freeze, judged=[c.name for c in checks])
     identity = {"candidate": name, "sha256": record.sha256, "teacher_sha256": teacher_record.sha256}
     spent = {"steps": section.steps, "queries": section.queries, "own_images": len(attacker.own[1])}
     write_json(Path(f"reports/adversarial@{name}.json"), {**identity, **spent, **report})
-    _figures(Path(f"reports/figures/adversarial@{name}"), candidate, measured, references, data.classes)
+    folder = Path(f"reports/figures/adversarial@{name}")
+    _figures(folder, candidate, measured, references, data.classes)
+    figures.success_by_freeze(folder / "success_by_freeze.png", freeze, section.budgets[-1])
     for check in checks:
         context.say(check.sentence())
     context.say(f"verdict: {result.verdict}; drill: {tried.caught}/{tried.planted} caught, {tried.accused} accused")
@@ -119,6 +124,11 @@ def _easy_prey(teacher: Classifier, data: Dataset, seed: int) -> list[Classifier
     return copied_students(teacher, images, labels, len(data.classes), count=REFERENCES, seed=seed)
 
 
+def _last_block(teacher: Classifier, data: Dataset, seed: int) -> Classifier:
+    images, labels = data.part("train", limit=REFERENCE_IMAGES, seed=seed)
+    return last_block_student(teacher, images, labels, len(data.classes), seed=seed)
+
+
 def _checks(policy: Policy, measured: Measured, conditions: tuple[Sanity, ...]) -> tuple[Check, ...]:
     """A threat model is judged only where the policy holds a limit for it; it is measured and reported anyway."""
     limits = policy.thresholds
@@ -135,6 +145,7 @@ def _report(
     conditions: tuple[Sanity, ...],
     tried: Drill,
     references: list[list[float | None]],
+    freeze: list[dict[str, Any]],
     *,
     judged: list[str],
 ) -> dict[str, Any]:
@@ -154,6 +165,7 @@ def _report(
             for threat in THREAT_MODELS
         },
         "attacks": {name: proportion(int(f.sum()), len(f)) for name, f in measured.by_attack.items()},
+        "by_freeze": freeze,
         "sanity": [c.model_dump() for c in conditions],
         "drill": {
             **tried.model_dump(),

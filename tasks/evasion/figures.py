@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -41,6 +42,24 @@ def accuracy_against_budget(
         axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
+
+
+def success_by_freeze(path: Path, rows: Sequence[dict[str, Any]], eps: float) -> None:
+    """A bar for each kind of student with its 95 % interval; rows as tasks/evasion/verdict.by_freeze gives them."""
+    shown = [r for r in rows if r["success"]["value"] is not None]
+    if not shown:
+        return
+    values = np.array([[r["success"][k] for k in ("value", "low", "high")] for r in shown])
+    with figure(path, width=5.6, height=3.2) as drawing:
+        axis = drawing.subplots()
+        axis.bar(range(len(shown)), values[:, 0], width=0.6, color="0.6")
+        axis.errorbar(
+            range(len(shown)), values[:, 0], [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]],
+            fmt="none", ecolor="black", capsize=4,
+        )  # fmt: skip
+        axis.set_xticks(range(len(shown)), [r["trained"].replace(", ", ",\n") for r in shown], fontsize=8)
+        axis.set(ylabel=f"fooled through the teacher at {as_255(eps)}", ylim=(0, 1.02))
+        axis.grid(alpha=0.3, axis="y")
 
 
 def strip(path: Path, sample: Sample, crafted: dict[str, Tensor], answers: dict[str, list[str]], eps: float) -> None:

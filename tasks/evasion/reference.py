@@ -9,8 +9,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from tasks.models.architectures import Classifier
+from tasks.models.architectures import Classifier, new_head
 from tasks.models.inference import features
+from tasks.models.training import fit
+from tasks.params import Training
+
+EPOCHS = 6  # of a student that retrains its last block
 
 
 def copied_students(
@@ -33,6 +37,24 @@ def copied_students(
         student.head = _head(fitted, mean, sd, classes)
         students.append(student.eval())
     return students
+
+
+def last_block_student(
+    teacher: Classifier, images: np.ndarray, labels: np.ndarray, classes: int, *, seed: int
+) -> Classifier:
+    """A student that retrained the last block beside its head, plainly: the study's second freeze policy.
+
+    Args:
+        images, labels: as above; one in five chooses the epoch.
+    """
+    student = new_head(copy.deepcopy(teacher), classes, seed=seed)
+    back = np.arange(len(labels)) % 5 == 0
+    training = Training(
+        epochs=EPOCHS, learning_rate=0.003, backbone_scale=1.0, weight_decay=5e-4, batch_size=64, patience=EPOCHS,
+        class_weights=True, patch_probability=0.0, patch_max_fraction=0.1, bfloat16=True,
+    )  # fmt: skip
+    fit(student, (images[~back], labels[~back]), (images[back], labels[back]), training, policy="last", seed=seed)
+    return student
 
 
 def _head(fitted: LogisticRegression, mean: np.ndarray, sd: np.ndarray, classes: int) -> nn.Linear:

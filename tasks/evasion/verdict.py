@@ -78,6 +78,20 @@ def reference_curves(
     return [[_share(_own(s, images, sample, b)) for images, b in zip(crafted, budgets, strict=True)] for s in students]
 
 
+def by_freeze(students: Mapping[str, Sequence[Classifier]], measured: Measured, budget: float) -> list[dict[str, Any]]:
+    """Success of the attack that is strongest on each kind of student, at `budget`, JSON-ready.
+
+    Args:
+        students: by what they retrained, undefended ones; their images are pooled.
+    """
+    rows = []
+    for trained, own in students.items():
+        fooled = [_worst(s, measured.through_teacher, measured.sample, budget) for s in own]
+        pooled = np.concatenate(fooled)
+        rows.append({"trained": trained, "success": proportion(int(pooled.sum()), len(pooled))})
+    return rows
+
+
 def points(measured: Measured, threat: ThreatModel) -> list[dict[str, Any]]:
     """JSON-ready: success among the images that were right, robust accuracy among all, a row a budget."""
     sample, curve, rows = measured.sample, measured.curves[threat.name], []
@@ -95,8 +109,12 @@ def points(measured: Measured, threat: ThreatModel) -> list[dict[str, Any]]:
 
 def _fails(student: Classifier, crafted: Mapping[str, Tensor], sample: Sample, budget: float, threshold: float) -> bool:
     """Whether the gray-box check fails this student on the images that fool it most."""
-    worst = max((_own(student, images, sample, budget) for images in crafted.values()), key=lambda f: int(f.sum()))
+    worst = _worst(student, crafted, sample, budget)
     return success_check(Curve(GRAY_BOX.name, (budget,), worst[None]), threshold).status == "failed"
+
+
+def _worst(student: Classifier, crafted: Mapping[str, Tensor], sample: Sample, budget: float) -> np.ndarray:
+    return max((_own(student, images, sample, budget) for images in crafted.values()), key=lambda f: int(f.sum()))
 
 
 def _own(student: Classifier, images: Tensor, sample: Sample, budget: float) -> np.ndarray:

@@ -166,10 +166,14 @@ def test_what_the_adversarial_stage_writes(folder: Path, params: Params) -> None
     assert set(report["curves"]) == {"white_box", "gray_box", "black_box", "noise"}
     strongest = report["curves"]["gray_box"]["points"][-1]["success"]
     assert strongest["value"] == pytest.approx(result.checks[0].observed, abs=1e-6)
+    assert [r["trained"] for r in report["by_freeze"]][-1] == "the candidate"
+    assert report["by_freeze"][-1]["success"] == report["curves"]["gray_box"]["points"][-1]["success"]
+    assert report["by_freeze"][0]["success"]["n"] > report["by_freeze"][1]["success"]["n"] > 0
     assert report["clean_accuracy"]["n"] == report["images"] == 60
     assert {p.name for p in Path("reports/figures/adversarial@student").iterdir()} == {
         "accuracy_against_budget.png",
         "images.png",
+        "success_by_freeze.png",
     }
 
     exposed = params.model_copy(update={"risk": params.risk.model_copy(update={"c4_internals_exposed": True})})
