@@ -84,6 +84,26 @@ def _robust(tables: Tables) -> str:
     return grid(head, lines)
 
 
+def _refusing(tables: Tables) -> str:
+    """Models that may refuse: only wrong answers that are given count, and refusals of untouched images cost."""
+    rows = tables.get("robust", {}).get("refusing")
+    if not rows:
+        return MISSING
+    lines = [
+        [
+            r["title"],
+            number(r["accuracy"]["mean"], r["accuracy"]["sd"]),
+            _ranged(r["refused"]),
+            _ranged(r["success"]["gray_box"][-1]),
+            _ranged(r["success"]["white_box"][0]),
+            _ranged(r["success"]["white_box"][-2]),
+        ]
+        for r in rows
+    ]
+    head = ["defence", "right and answered", "refused", "gray box, 8/255", "white box, 1/255", "white box, 4/255"]
+    return grid(head, lines)
+
+
 def _bench(tables: Tables) -> str:
     lines = []
     for name, title in (("apgd", "Auto-PGD"), ("square", "Square")):
@@ -97,5 +117,6 @@ def _bench(tables: Tables) -> str:
 
 
 BLOCKS: dict[str, Callable[[Tables], str]] = {
-    "graybox": _graybox, "fingerprint": _fingerprint, "robust": _robust, "bench": _bench,
+    "graybox": _graybox, "fingerprint": _fingerprint, "robust": _robust, "refusing": _refusing,
+    "bench": _bench,
 }  # fmt: skip

@@ -12,6 +12,8 @@ from typing import Any
 from flows import adversarial_page
 from flows.cells import Done
 from flows.measuring import REPORTS, Bench, command_line, start
+from flows.refusing_cells import Refusing
+from flows.refusing_cells import work as refuse
 from flows.robust_cells import RADII, SIGMA, VERSION, Defended, work
 from flows.stage import Context
 from flows.study import prepare_data, reports_of
@@ -27,6 +29,7 @@ from tasks.stats import clopper_pearson
 ARCHITECTURE = "simple_cnn"
 BUDGETS = tuple(b / 255 for b in (1, 2, 4, 8))
 TRAIN_IMAGES, TEST_IMAGES, IMAGES, OWN, STEPS, QUERIES = 6000, 3000, 200, 120, 20, 300
+KINDS = {"ensemble": "Students of several teachers, which must agree", "null": "A NULL class for changed images"}
 BASE = "all"  # the row that the others are held against
 
 
@@ -36,15 +39,61 @@ def robust(context: Context, options: argparse.Namespace) -> None:
     ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
     bench = Bench(context, work, STORE, VERSION, options.workers)
     rows: list[dict[str, Any]] = []
+    folder = reports_of(options.profile)
     for defence in (d for d in table(_recipe(params)) if not options.only or d.name in options.only):
         cells = [_cell(ground, defence, i) for i in range(ground.network(ARCHITECTURE).seeds)]
         if done := bench.run(cells, defence.title):
             rows.append(_row(defence, done))
-        folder = reports_of(options.profile)
         write_json(folder / "robust.json", _table(rows, ground, options))
         if folder == REPORTS and adversarial_page.PAGE.exists():
             adversarial_page.write_page(REPORTS)
+    if not options.only or "refusing" in options.only:
+        refusing = [
+            r for kind in KINDS if (r := _refusing(ground, kind, _recipe(params).undefended(), options, context))
+        ]
+        write_json(folder / "robust.json", _table(rows, ground, options) | {"refusing": refusing})
+        if folder == REPORTS and adversarial_page.PAGE.exists():
+            adversarial_page.write_page(REPORTS)
     bench.close()
+
+
+def _refusing(
+    ground: Ground, kind: str, recipe: Training, options: argparse.Namespace, context: Context
+) -> dict[str, Any]:
+    """An ensemble of as many teachers' students as the profile has seeds, or a NULL class, over those seeds."""
+    seeds = ground.network(ARCHITECTURE).seeds
+    teachers = [ground.teacher(ARCHITECTURE, CLEAN, 0, i) for i in range(seeds)]
+    bench = Bench(context, refuse, STORE, VERSION, options.workers)
+    cells = [
+        Refusing(
+            kind=kind,  # type: ignore[arg-type]
+            teachers=(*teachers[i:], *teachers[:i]) if kind == "ensemble" else (teachers[i],),
+            recipe=recipe.model_dump_json(),
+            train_images=TRAIN_IMAGES,
+            test_images=TEST_IMAGES,
+            images=IMAGES,
+            own=OWN,
+            budgets=BUDGETS,
+            steps=STEPS,
+        )
+        for i in range(seeds)
+    ]
+    done = bench.run(cells, KINDS[kind])
+    results = [d.result for d in done if d.result]
+    bench.close()
+    return {
+        "defence": kind,
+        "title": KINDS[kind],
+        "seeds": [d.cell.teachers[0].seed for d in done],
+        "accuracy": spread([r["accuracy"]["value"] for r in results]),
+        "refused": _pooled([r["refused"] for r in results]),
+        "success": {
+            who: [_pooled([r["success"][who][i] for r in results]) for i in range(len(BUDGETS))]
+            for who in ("white_box", "gray_box")
+        },
+        "cpu_seconds": round(sum(d.cpu_seconds for d in done) / len(done), 1),
+        "hardware": results[0]["hardware"],
+    }
 
 
 def _recipe(params: Params) -> Training:
@@ -135,7 +184,7 @@ def _beside(row: dict[str, Any], base: dict[str, Any]) -> dict[str, float | None
 
 def main(argv: list[str] | None = None) -> None:
     parser = command_line("robust", __doc__)
-    parser.add_argument("--only", nargs="+", help="these defences alone, by name")
+    parser.add_argument("--only", nargs="+", help="these defences alone, by name; `refusing`: the two that may refuse")
     options = parser.parse_args(argv)
     start("robust", options, lambda context: robust(context, options))
 

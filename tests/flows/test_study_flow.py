@@ -211,7 +211,7 @@ def test_defences_are_measured_side_by_side_and_cells_are_kept(monkeypatch: pyte
         monkeypatch.setattr(robust, name, value)
     for name, value in {"CERTIFIED": 4, "SAMPLES": 20}.items():
         monkeypatch.setattr(robust_cells, name, value)
-    robust.main(["--profile", "tiny", "--only", "frozen", "all", "jpeg", "distilled"])
+    robust.main(["--profile", "tiny", "--only", "frozen", "all", "jpeg", "distilled", "refusing"])
     table = rows("robust")
     assert [r["defence"] for r in table] == ["frozen", "all", "jpeg", "distilled"]
     for row in table:
@@ -223,6 +223,11 @@ def test_defences_are_measured_side_by_side_and_cells_are_kept(monkeypatch: pyte
         attacks = [row["by_attack"][name]["mean"] for name in ("mimicry", "repulsion", "own_head", "own_student")]
         assert gray >= max(attacks) - 1e-6
     assert table[1]["beside_undefended"]["accuracy_cost"] == 0
+    refusing = json.loads(Path("reports/study/tiny/robust.json").read_text())["refusing"]
+    assert [r["defence"] for r in refusing] == ["ensemble", "null"]
+    for row in refusing:
+        assert len(row["seeds"]) == 2
+        assert row["accuracy"]["mean"] + row["refused"]["mean"] <= 1 + 1e-6
     page = Path("page.md")
     page.write_text("".join(f"<!-- {name} -->\n<!-- end {name} -->\n" for name in adversarial_page.BLOCKS))
     adversarial_page.write_page(Path("reports/study/tiny"), page)

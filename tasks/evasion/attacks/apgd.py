@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from tasks.evasion.attacks.budget import within
-from tasks.evasion.attacks.losses import cross_entropy, targeted_dlr
+from tasks.evasion.attacks.losses import cross_entropy, margin_past_refusal, targeted_dlr
 from tasks.evasion.attacks.network import Attacked
 from tasks.models.architectures import Classifier
 
 MOMENTUM = 0.75
 ENOUGH = 0.75  # share of steps since the last check that have to climb, or the step is halved
 FIRST_CHECK, SHORTER, SHORTEST = 0.22, 0.03, 0.06  # of all steps: the first stretch, and how stretches shrink
+REFUSES_NEVER = -1  # no class
 TARGETS = 9  # wrong classes that the targeted attack tries, the likeliest first
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, rows of the batch) -> (n,)
@@ -22,9 +23,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # (logits, rows of the batch) -> (n,)
 
 def apgd_ce(
     model: Classifier, x: Tensor, labels: Tensor, *, eps: float, steps: int, restarts: int = 1, seed: int,
-    until_fooled: bool = True, bfloat16: bool = False, batch: int = 32,
+    until_fooled: bool = True, null: int | None = None, bfloat16: bool = False, batch: int = 32,
 ) -> Tensor:  # fmt: skip
-    """Untargeted, on the cross-entropy.
+    """Untargeted, on the cross-entropy; past a refusal, on the margin that leaves it behind too.
 
     Args:
         x: images in [0, 1], shape (n, channels, side, side).
@@ -33,6 +34,7 @@ def apgd_ce(
         steps: gradient steps a restart; images that are fooled take no more.
         restarts: random starts for the images that are not fooled yet.
         until_fooled: images that are fooled stop there; otherwise all go on to the largest loss, as a transfer needs.
+        null: class whose answer is a refusal and fools nobody; none by default.
         batch: images at a time; 32 fit a small machine's cache.
 
     Returns:
@@ -42,10 +44,14 @@ def apgd_ce(
 
     def attack(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         out, fooled = x.clone(), torch.zeros(len(x), dtype=torch.bool)
+
+        def loss(z: Tensor, rows: Tensor) -> Tensor:
+            own = labels[rows]
+            return cross_entropy(z, own) if null is None else margin_past_refusal(z, own, null)
+
         for _ in range(restarts):
             _again(
-                net, x, labels, out, fooled, lambda z, rows: cross_entropy(z, labels[rows]), eps, steps, generator,
-                until_fooled=until_fooled,
+                net, x, labels, out, fooled, loss, eps, steps, generator, until_fooled=until_fooled, null=null,
             )  # fmt: skip
         return out, fooled
 
@@ -83,20 +89,20 @@ def _in_batches(
 
 def _again(
     net: Attacked, x: Tensor, labels: Tensor, out: Tensor, fooled: Tensor, loss: Loss, eps: float, steps: int,
-    generator: torch.Generator, *, until_fooled: bool = True,
+    generator: torch.Generator, *, until_fooled: bool = True, null: int | None = None,
 ) -> None:  # fmt: skip
     """One random start for the images that are not fooled; their rows of `out` and `fooled` are written."""
     rows = (~fooled).nonzero().squeeze(1)
     start = within(x + eps * (2 * torch.rand(x.shape, generator=generator) - 1), x, eps=eps)
     if len(rows):
         out[rows], fooled[rows] = _ascend(
-            net, x[rows], labels[rows], start[rows], rows, loss, eps, steps, until_fooled=until_fooled
+            net, x[rows], labels[rows], start[rows], rows, loss, eps, steps, until_fooled=until_fooled, null=null
         )
 
 
 def _ascend(
     net: Attacked, x: Tensor, labels: Tensor, start: Tensor, rows: Tensor, loss: Loss, eps: float, steps: int, *,
-    until_fooled: bool,
+    until_fooled: bool, null: int | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Algorithm 1 of the paper. Rows that are fooled leave the batch, so that each step costs what is left to do."""
     out, fooled = x.clone(), torch.zeros(len(x), dtype=torch.bool)
@@ -106,7 +112,8 @@ def _ascend(
         answers = net(images)
         values = loss(answers, rows[left])
         (gradient,) = torch.autograd.grad(values.sum(), images)
-        wrong = answers.detach().argmax(1) != labels[left]
+        said = answers.detach().argmax(1)
+        wrong = (said != labels[left]) & (said != (REFUSES_NEVER if null is None else null))
         return values.detach(), gradient, wrong if until_fooled else torch.zeros_like(wrong)
 
     left = torch.arange(len(x))

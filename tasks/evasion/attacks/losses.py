@@ -20,6 +20,14 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.masked_fill(true, -torch.inf).amax(1) - logits[true]
 
 
+def margin_past_refusal(logits: Tensor, labels: Tensor, null: int) -> Tensor:
+    """Best wrong logit that is no refusal, less the larger of the true one and the refusal's; shape (n,)."""
+    neither = F.one_hot(labels, logits.shape[1]).bool()
+    neither[:, null] = True
+    held = torch.maximum(logits.gather(1, labels[:, None])[:, 0], logits[:, null])
+    return logits.masked_fill(neither, -torch.inf).amax(1) - held
+
+
 def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Targeted difference of logits ratio (Croce and Hein 2020, equation 7), shape (n,), invariant to logits' scale.
 
