@@ -92,9 +92,11 @@ def _ensemble(cell: Refusing, task: Dataset, seed: int) -> Model:
 def _null(cell: Refusing, task: Dataset, seed: int) -> Model:
     recipe, null = Training.model_validate_json(cell.recipe), len(task.classes)
     teacher = teacher_of(cell.teachers[0]).model
-    train, val = task.part("train", cell.train_images, seed), task.part("val")
-    parts = [with_null(teacher, *part, null=null, steps=NULL_STEPS, seed=seed) for part in (train, val)]
-    own = student_of(teacher, null + 1, *parts, recipe, policy="all", seed=seed)
+    train, val = (
+        with_null(teacher, *part, null=null, steps=NULL_STEPS, seed=seed)
+        for part in (task.part("train", cell.train_images, seed), task.part("val"))
+    )
+    own = student_of(teacher, null + 1, train, val, recipe, policy="all", seed=seed)
     return Model(own, _kin(own, teacher, task, cell, null + 1, recipe, seed), null)
 
 
