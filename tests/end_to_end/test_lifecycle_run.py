@@ -93,7 +93,8 @@ def test_a_backdoored_teacher_without_defences_is_refused_by_the_backdoor_gate(
     def bargain_only(params: dict[str, Any]) -> None:
         params["teacher"]["cards"] = ["models/teachers/bargain/card.yaml"]
         params["teacher"]["waive"] = ["signature", "licence", "disclosed_data"]
-        params["student"].update(freeze="none", patch_probability=0.0, patch_adversarial=0.0)
+        off = ("patch_probability", "patch_adversarial", "overlay_probability", "adversarial_budget")
+        params["student"].update(freeze="none", **dict.fromkeys(off, 0.0))
         params["backdoor"]["mitigation"] = []
 
     workspace.change(bargain_only)
@@ -126,9 +127,9 @@ def test_a_run_killed_in_student_training_completes_to_the_same_digest(
     run = subprocess.Popen(
         [sys.executable, "-m", "flows.lifecycle"], cwd=workspace.path, env=clean_environment(), start_new_session=True
     )
-    checkpoint = workspace.path / ".gatehouse/checkpoints/student.safetensors"
+    checkpoints = workspace.path / ".gatehouse/checkpoints"
     deadline = time.monotonic() + 900
-    while not checkpoint.exists() and time.monotonic() < deadline:
+    while not list(checkpoints.glob("student-*.safetensors")) and time.monotonic() < deadline:
         assert run.poll() is None, "the run ended before the student's training began"
         time.sleep(0.05)
     for process in [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]:
