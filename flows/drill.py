@@ -78,7 +78,8 @@ def drill(context: Context) -> None:
 def _ground(params: Params) -> Ground:
     teacher, record = load_model(TEACHER)
     teacher_task, student_task = load_dataset(Path("data/teacher_task")), load_dataset(Path("data/student_task"))
-    recipe = params.student.recipe()
+    # Adversarial training would take a second pass an image; what is drilled is what is done against backdoors.
+    recipe = params.student.recipe().against_backdoors()
     fixed = params.student.freeze
     policies = dict.fromkeys([*params.drill.policies, *([] if fixed == "drill" else [fixed])])
     seed = params.run.seed

@@ -157,11 +157,15 @@ class Training(Section):
         """Are training images different from epoch to epoch?"""
         return any((self.overlay_probability, self.patch_probability, self.patch_adversarial, self.adversarial_budget))
 
+    def against_backdoors(self) -> Training:
+        """The recipe with patches and overlays alone: without adversarial training and terms of the teacher."""
+        off = ("adversarial_budget", "neuron_distance", "distillation")
+        return self.model_copy(update=dict.fromkeys(off, 0.0) | {"fresh": False})
+
     def undefended(self) -> Training:
-        """The recipe without patches, overlays, adversarial training and terms of the teacher."""
-        off = ("patch_probability", "patch_adversarial", "overlay_probability", "adversarial_budget")
-        terms = ("neuron_distance", "distillation")
-        return self.model_copy(update=dict.fromkeys((*off, *terms), 0.0) | {"fresh": False})
+        """The recipe without patches and overlays too."""
+        off = ("patch_probability", "patch_adversarial", "overlay_probability")
+        return self.against_backdoors().model_copy(update=dict.fromkeys(off, 0.0))
 
 
 class Student(Training):

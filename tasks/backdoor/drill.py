@@ -56,7 +56,7 @@ class Cell:
 
     model: str
     kind: str  # canary, clean
-    arm: str  # defended: the candidate's recipe; undefended: all features frozen, plain training
+    arm: str  # defended: the candidate's recipe against backdoors; undefended: all features frozen, plain training
     policy: FreezePolicy
     accuracy: float  # balanced
     control: Control

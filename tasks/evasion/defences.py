@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 from tasks.models.guards import GuardName
 from tasks.params import DefenceName, FreezePolicy, Training
 
-AGAINST_PATCHES = ("patch_probability", "patch_adversarial", "overlay_probability")
 M = TypeVar("M")
 
 
@@ -27,8 +26,7 @@ class Defence:
 
     def recipe(self, base: Training) -> Training:
         """`base` with this defence in the place of those that it has; patches and overlays stay as they are."""
-        kept = {key: getattr(base, key) for key in AGAINST_PATCHES}
-        return base.undefended().model_copy(update=kept | dict(self.changes))
+        return base.against_backdoors().model_copy(update=dict(self.changes))
 
 
 def _adversarial(of_255: int, share: float) -> tuple[tuple[str, Any], ...]:
@@ -62,7 +60,6 @@ class Row:
 def table(student: Training) -> tuple[Row, ...]:
     """What is measured: no defence under every freeze policy, each defence alone, and the recipe of params.yaml."""
     plain = student.undefended()
-    backdoors = plain.model_copy(update={key: getattr(student, key) for key in AGAINST_PATCHES})
     frozen: tuple[tuple[str, str, FreezePolicy], ...] = (
         ("frozen", "None: all features frozen", "none"),
         ("last", "None: last block trained", "last"),
@@ -70,7 +67,7 @@ def table(student: Training) -> tuple[Row, ...]:
     )
     return (
         *(Row(name, title, trainable, plain, "none") for name, title, trainable in frozen),
-        Row("patches", "Patches and overlays, as against backdoors", "all", backdoors, "none"),
+        Row("patches", "Patches and overlays, as against backdoors", "all", student.against_backdoors(), "none"),
         *(Row(n, d.title, "all", d.recipe(plain), d.guard) for n, d in DEFENCES.items() if n != "none"),
         Row("default", "The recipe of params.yaml: patches, overlays, adversarial training", "all", student, "none"),
     )

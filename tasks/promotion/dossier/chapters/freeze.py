@@ -61,7 +61,7 @@ def _heat_map(cells: Sequence[Mapping[str, Any]]) -> list[Block]:
         own[key] = max(own.get(key, -1.0), value if value is not None else -1.0)
     rows = [[name, *(heat(own.get(key)) for key in columns)] for name, own in found.items()]
     head = ["Model", *(f"{humane(arm)}, {WORDS.get(policy, policy)} trainable" for arm, policy in columns)]
-    caption = "Trigger control in the students (defended: trained as the candidate is; undefended: plainly)"
+    caption = "Trigger control in the students (defended: against backdoors, as the candidate; undefended: plainly)"
     return [table(caption, head, rows, numeric=range(1, len(head)))] if rows else []
 
 
