@@ -13,16 +13,14 @@ from typing import Any
 from flows import adversarial_page
 from flows.cells import Done
 from flows.gray_box_cells import VERSION, Attacked, Named, PublicAttacked, work
-from flows.measuring import REPORTS, Bench, command_line, start
+from flows.measuring import Bench, command_line, keep, start
 from flows.stage import Context
 from flows.study import prepare_data, reports_of
 from flows.study_cells import STORE
 from tasks.backdoor.study.cells import CLEAN, StudentCell
 from tasks.backdoor.study.plan import TRAINABLE, Ground
-from tasks.backdoor.study.tables import spread
 from tasks.evasion.sample import as_255
-from tasks.files import write_json
-from tasks.stats import clopper_pearson
+from tasks.stats import over_seeds, pooled, proportion
 
 BUDGETS = (2 / 255, 4 / 255, 8 / 255)
 IMAGES, OWN, STEPS = 300, 90, 20
@@ -55,12 +53,11 @@ def gray_box(context: Context, options: argparse.Namespace) -> None:
         rows += _rows(bench.run(public, "public teacher"), PUBLIC)
     title = "Success of attacks through the teacher on its students, of the images that they get right"
     table = {"title": title, "command": command, "steps": STEPS, "attackers_images": OWN, "public": PUBLIC_SIZES}
-    write_json(folder / "graybox.json", table | {"image_size": ground.image_size, "rows": rows})
+    keep(folder / "graybox.json", table | {"image_size": ground.image_size, "rows": rows}, adversarial_page.write_page)
     asked = [Named(ground.student(t, p), tuple(teachers), PROBES) for t in teachers for p in TRAINABLE]
     named = bench.run(asked, "fingerprint")
-    write_json(folder / "fingerprint.json", _fingerprints(named, command) | {"image_size": ground.image_size})
-    if folder == REPORTS and adversarial_page.PAGE.exists():
-        adversarial_page.write_page(REPORTS)
+    named_rightly = _fingerprints(named, command) | {"image_size": ground.image_size}
+    keep(folder / "fingerprint.json", named_rightly, adversarial_page.write_page)
     bench.close()
 
 
@@ -74,21 +71,16 @@ def _rows(done: Sequence[Done], architecture: str) -> list[dict[str, Any]]:
         for attack in own[0][1]["success"]:
             for i, eps in enumerate(BUDGETS):
                 found = [result["success"][attack][i] for _, result in own]
-                n = sum(f["n"] for f in found)
-                low, high = clopper_pearson(sum(round(f["value"] * f["n"]) for f in found if f["n"]), n)
                 rows.append(
                     {
                         "architecture": architecture,
                         "trainable": trainable,
                         "attack": attack,
                         "budget": as_255(eps),
-                        **spread([f["value"] for f in found]),
+                        **pooled(found),
                         "values": [f["value"] for f in found],
-                        "low": round(low, 6),
-                        "high": round(high, 6),
-                        "images": n,
                         "seeds": [_seed(d.cell) for d, _ in own],
-                        "student_accuracy": spread([result["balanced_accuracy"] for _, result in own]),
+                        "student_accuracy": over_seeds([result["balanced_accuracy"] for _, result in own]),
                         "hardware": own[0][1]["hardware"],
                     }
                 )
@@ -110,7 +102,6 @@ def _fingerprints(done: Sequence[Done], command: str) -> dict[str, Any]:
         if not own:
             continue
         right = sum(result["right"] for _, result in own)
-        low, high = clopper_pearson(right, len(own))
         confusion = [
             {"teacher": d.cell.student.teacher.name, "named": result["named"], "dispersions": result["dispersions"]}
             for d, result in own
@@ -118,7 +109,7 @@ def _fingerprints(done: Sequence[Done], command: str) -> dict[str, Any]:
         rows.append(
             {
                 "architecture": ARCHITECTURE, "trainable": trainable, "students": len(own), "right": right,
-                "value": round(right / len(own), 6), "low": round(low, 6), "high": round(high, 6),
+                **proportion(right, len(own)),
                 "candidates": CANDIDATES, "queries": CANDIDATES * PROBES, "confusion": confusion,
                 "hardware": own[0][1]["hardware"],
             }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from flows.cells import Done, Work, run_cells
 from flows.profile import profile_params
 from flows.stage import Context, as_flow
 from tasks.errors import GatehouseError
+from tasks.files import write_json
 
 REPORTS = Path("reports/study")
 COMMITTED = "study_cpu"  # the profile whose tables stand in reports/study itself
@@ -52,6 +53,13 @@ class Bench:
             self.context.say(f"[red]{outcome.cell.name}: {outcome.error}[/red]")
         if self.failed:
             raise GatehouseError(f"{len(self.failed)} cells were not measured; run again to try them alone.")
+
+
+def keep(file: Path, table: Mapping[str, Any], write_page: Callable[[Path], None]) -> None:
+    """Write a table, and the page of docs/ where it is one of the committed tables."""
+    write_json(file, table)
+    if file.parent == REPORTS:
+        write_page(REPORTS)
 
 
 def command_line(name: str, description: str | None) -> argparse.ArgumentParser:

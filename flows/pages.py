@@ -17,7 +17,12 @@ T = TypeVar("T")
 
 
 def fill(page: Path, blocks: Mapping[str, Callable[[T], str]], tables: T) -> None:
-    """Write every block of the page anew; GatehouseError for a block that nobody fills."""
+    """Write every block of the page anew; GatehouseError for a block that nobody fills.
+
+    Does nothing where the page is missing: whoever measures elsewhere than in the project wants the tables alone.
+    """
+    if not page.exists():
+        return
     before = page.read_text(encoding="utf-8")
 
     def filled(match: re.Match[str]) -> str:

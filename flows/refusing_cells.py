@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flows.study_cells import hardware, study_data, teacher_of
+from flows.study_cells import study_data, teacher_of
 from tasks.backdoor.drill import student_of
 from tasks.backdoor.study.cells import TeacherCell
 from tasks.data.dataset import Dataset
 from tasks.evasion.attacks.apgd import apgd_ce
 from tasks.evasion.refusal import REFUSED, agreed, answered, fooled, joined, with_null
 from tasks.evasion.sample import as_255
-from tasks.evasion.substitute import train_substitute
-from tasks.models.architectures import Classifier, new_head
+from tasks.evasion.substitute import descendant
+from tasks.models.architectures import Classifier
 from tasks.models.inference import as_float
 from tasks.params import Training
 from tasks.stats import proportion
@@ -57,7 +56,7 @@ class Model:
         return agreed(self.own, images) if self.null is None else answered(self.own, images, null=self.null)
 
 
-def work(cell: Refusing) -> dict[str, Any]:
+def refuse(cell: Refusing) -> dict[str, Any]:
     task, seed = study_data(cell.teachers[0].data)[1], cell.teachers[0].seed
     model = (_ensemble if cell.kind == "ensemble" else _null)(cell, task, seed)
     images, labels = task.part("test", cell.test_images, seed)
@@ -76,7 +75,7 @@ def work(cell: Refusing) -> dict[str, Any]:
             )  # fmt: skip
             wrong = fooled(model.says(changed), y)
             success.setdefault(who, []).append({"budget": as_255(eps), **proportion(int(wrong.sum()), len(y))})
-    return {"accuracy": accuracy, "refused": refused, "success": success, "hardware": hardware()}
+    return {"accuracy": accuracy, "refused": refused, "success": success}
 
 
 def _ensemble(cell: Refusing, task: Dataset, seed: int) -> Model:
@@ -85,7 +84,7 @@ def _ensemble(cell: Refusing, task: Dataset, seed: int) -> Model:
     parts = task.part("train", cell.train_images, seed), task.part("val")
     members = [student_of(t, classes, *parts, recipe, policy="all", seed=seed + i) for i, t in enumerate(teachers)]
     own = joined(members)
-    kin = [_kin(own, t, task, cell, classes, recipe, seed) for t in teachers]
+    kin = [descendant(t, own, task.part("val", cell.own, seed)[0], recipe, seed=seed) for t in teachers]
     return Model(own, joined(kin), None)
 
 
@@ -97,12 +96,4 @@ def _null(cell: Refusing, task: Dataset, seed: int) -> Model:
         for part in (task.part("train", cell.train_images, seed), task.part("val"))
     )
     own = student_of(teacher, null + 1, train, val, recipe, policy="all", seed=seed)
-    return Model(own, _kin(own, teacher, task, cell, null + 1, recipe, seed), null)
-
-
-def _kin(
-    student: Classifier, teacher: Classifier, task: Dataset, cell: Refusing, classes: int, recipe: Training, seed: int
-) -> Classifier:
-    """The attacker's own student of that teacher, taught by the answers of the one that he attacks."""
-    start = new_head(copy.deepcopy(teacher), classes, seed=seed)
-    return train_substitute(student, start, task.part("val", cell.own, seed)[0], recipe, seed=seed)
+    return Model(own, descendant(teacher, own, task.part("val", cell.own, seed)[0], recipe, seed=seed), null)

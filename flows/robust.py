@@ -11,20 +11,18 @@ from typing import Any
 
 from flows import adversarial_page
 from flows.cells import Done
-from flows.measuring import REPORTS, Bench, command_line, start
+from flows.measuring import Bench, command_line, keep, start
 from flows.refusing_cells import Refusing
-from flows.refusing_cells import work as refuse
 from flows.robust_cells import RADII, SIGMA, VERSION, Defended, work
 from flows.stage import Context
 from flows.study import prepare_data, reports_of
 from flows.study_cells import STORE
 from tasks.backdoor.study.cells import CLEAN
 from tasks.backdoor.study.plan import Ground
-from tasks.backdoor.study.tables import spread
+from tasks.errors import GatehouseError
 from tasks.evasion.defences import Row, table
-from tasks.files import write_json
 from tasks.params import Params, Training, load_params
-from tasks.stats import clopper_pearson
+from tasks.stats import over_seeds, pooled
 
 ARCHITECTURE = "simple_cnn"
 BUDGETS = tuple(b / 255 for b in (1, 2, 4, 8))
@@ -35,36 +33,36 @@ BASE = "all"  # the row that the others are held against
 
 def robust(context: Context, options: argparse.Namespace) -> None:
     """Every defence on the students of as many teachers as the profile has seeds; the table after each defence."""
-    params = context.params
+    params, defences = context.params, table(_recipe(context.params))
+    wanted = options.only or [*(d.name for d in defences), *KINDS]
+    if unknown := sorted(set(wanted) - {d.name for d in defences} - set(KINDS)):
+        known = ", ".join([*(d.name for d in defences), *KINDS])
+        raise GatehouseError(f"--only: no defence is called {', '.join(unknown)}; known are {known}.")
     ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
     bench = Bench(context, work, STORE, VERSION, options.workers)
     rows: list[dict[str, Any]] = []
-    folder = reports_of(options.profile)
-    for defence in (d for d in table(_recipe(params)) if not options.only or d.name in options.only):
-        cells = [_cell(ground, defence, i) for i in range(ground.network(ARCHITECTURE).seeds)]
-        if done := bench.run(cells, defence.title):
+    refusing: list[dict[str, Any]] = []
+
+    def write() -> None:
+        found = _table(rows, ground, options) | {"refusing": refusing}
+        keep(reports_of(options.profile) / "robust.json", found, adversarial_page.write_page)
+
+    seeds = range(ground.network(ARCHITECTURE).seeds)
+    for defence in (d for d in defences if d.name in wanted):
+        if done := bench.run([_cell(ground, defence, i) for i in seeds], defence.title):
             rows.append(_row(defence, done))
-        write_json(folder / "robust.json", _table(rows, ground, options))
-        if folder == REPORTS and adversarial_page.PAGE.exists():
-            adversarial_page.write_page(REPORTS)
-    if not options.only or "refusing" in options.only:
-        refusing = [
-            r for kind in KINDS if (r := _refusing(ground, kind, _recipe(params).undefended(), options, context))
-        ]
-        write_json(folder / "robust.json", _table(rows, ground, options) | {"refusing": refusing})
-        if folder == REPORTS and adversarial_page.PAGE.exists():
-            adversarial_page.write_page(REPORTS)
+        write()
+    for kind in (k for k in KINDS if k in wanted):
+        if done := bench.run(_refusing(ground, kind, _recipe(params).undefended()), KINDS[kind]):
+            refusing.append(_refusing_row(kind, done))
+        write()
     bench.close()
 
 
-def _refusing(
-    ground: Ground, kind: str, recipe: Training, options: argparse.Namespace, context: Context
-) -> dict[str, Any]:
+def _refusing(ground: Ground, kind: str, recipe: Training) -> list[Refusing]:
     """An ensemble of as many teachers' students as the profile has seeds, or a NULL class, over those seeds."""
-    seeds = ground.network(ARCHITECTURE).seeds
-    teachers = [ground.teacher(ARCHITECTURE, CLEAN, 0, i) for i in range(seeds)]
-    bench = Bench(context, refuse, STORE, VERSION, options.workers)
-    cells = [
+    teachers = [ground.teacher(ARCHITECTURE, CLEAN, 0, i) for i in range(ground.network(ARCHITECTURE).seeds)]
+    return [
         Refusing(
             kind=kind,  # type: ignore[arg-type]
             teachers=(*teachers[i:], *teachers[:i]) if kind == "ensemble" else (teachers[i],),
@@ -76,19 +74,20 @@ def _refusing(
             budgets=BUDGETS,
             steps=STEPS,
         )
-        for i in range(seeds)
+        for i in range(len(teachers))
     ]
-    done = bench.run(cells, KINDS[kind])
+
+
+def _refusing_row(kind: str, done: Sequence[Done]) -> dict[str, Any]:
     results = [d.result for d in done if d.result]
-    bench.close()
     return {
         "defence": kind,
         "title": KINDS[kind],
         "seeds": [d.cell.teachers[0].seed for d in done],
-        "accuracy": spread([r["accuracy"]["value"] for r in results]),
-        "refused": _pooled([r["refused"] for r in results]),
+        "accuracy": over_seeds([r["accuracy"]["value"] for r in results]),
+        "refused": _over_images([r["refused"] for r in results]),
         "success": {
-            who: [_pooled([r["success"][who][i] for r in results]) for i in range(len(BUDGETS))]
+            who: [_over_images([r["success"][who][i] for r in results]) for i in range(len(BUDGETS))]
             for who in ("white_box", "gray_box")
         },
         "cpu_seconds": round(sum(d.cpu_seconds for d in done) / len(done), 1),
@@ -128,28 +127,26 @@ def _row(defence: Row, done: Sequence[Done]) -> dict[str, Any]:
         "guard": defence.guard,
         "recipe": defence.recipe.model_dump(mode="json"),
         "seeds": [d.cell.teacher.seed for d in done],
-        "accuracy": spread([r["accuracy"]["value"] for r in results]),
-        "balanced_accuracy": spread([r["balanced_accuracy"] for r in results]),
+        "accuracy": over_seeds([r["accuracy"]["value"] for r in results]),
+        "balanced_accuracy": over_seeds([r["balanced_accuracy"] for r in results]),
         "success": {
-            threat: [_pooled([r["success"][threat][i] for r in results]) for i in range(len(BUDGETS))]
+            threat: [_over_images([r["success"][threat][i] for r in results]) for i in range(len(BUDGETS))]
             for threat in first["success"]
         },
-        "robust_accuracy": [_pooled([r["robust"][i] for r in results]) for i in range(len(BUDGETS))],
-        "by_attack": {name: _pooled([r["by_attack"][name] for r in results]) for name in first["by_attack"]},
-        "certified": [_pooled([r["certified"][i] for r in results]) for i in range(len(RADII))],
+        "robust_accuracy": [_over_images([r["robust"][i] for r in results]) for i in range(len(BUDGETS))],
+        "by_attack": {name: _over_images([r["by_attack"][name] for r in results]) for name in first["by_attack"]},
+        "certified": [_over_images([r["certified"][i] for r in results]) for i in range(len(RADII))],
         "cpu_seconds": round(sum(d.cpu_seconds for d in done) / len(done), 1),
         "hardware": first["hardware"],
     }
 
 
-def _pooled(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and spread over seeds, and the exact interval over all their images."""
-    n = sum(f["n"] for f in found)
-    low, high = clopper_pearson(sum(round(f["value"] * f["n"]) for f in found), n)
+def _over_images(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Shares pooled over seeds, under the name that they share; the strongest attacks of any seed."""
     named: dict[str, Any] = {k: found[0][k] for k in ("budget", "radius") if k in found[0]}
     if "strongest" in found[0]:
         named["strongest"] = sorted({f["strongest"] for f in found})
-    return {**named, **spread([f["value"] for f in found]), "low": round(low, 6), "high": round(high, 6), "n": n}
+    return named | pooled(found)
 
 
 def _table(rows: list[dict[str, Any]], ground: Ground, options: argparse.Namespace) -> dict[str, Any]:
@@ -184,7 +181,7 @@ def _beside(row: dict[str, Any], base: dict[str, Any]) -> dict[str, float | None
 
 def main(argv: list[str] | None = None) -> None:
     parser = command_line("robust", __doc__)
-    parser.add_argument("--only", nargs="+", help="these defences alone, by name; `refusing`: the two that may refuse")
+    parser.add_argument("--only", nargs="+", help="these defences alone, by name")
     options = parser.parse_args(argv)
     start("robust", options, lambda context: robust(context, options))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from flows.refusing_cells import Refusing, refuse
 from flows.study_cells import hardware, spec_of, study_data, teacher_of
 from tasks.backdoor.drill import student_of
 from tasks.backdoor.study.cells import TeacherCell
@@ -47,7 +49,11 @@ class Defended:
         return f"{self.teacher.name}, {self.defence}"
 
 
-def work(cell: Defended) -> dict[str, Any]:
+def work(cell: Any) -> dict[str, Any]:
+    return ACTS[type(cell)](cell) | {"hardware": hardware()}
+
+
+def defend(cell: Defended) -> dict[str, Any]:
     teacher, seed = teacher_of(cell.teacher).model, cell.teacher.seed
     task = study_data(cell.teacher.data)[1]
     recipe = Training.model_validate_json(cell.recipe)
@@ -69,7 +75,6 @@ def work(cell: Defended) -> dict[str, Any]:
         "robust": _robust(measured),
         "by_attack": {name: proportion(int(f.sum()), len(f)) for name, f in measured.by_attack.items()},
         "certified": certified_accuracy(certified, sample.y[:CERTIFIED].numpy(), RADII),
-        "hardware": hardware(),
     }
 
 
@@ -96,3 +101,6 @@ def _robust(measured: Measured) -> list[dict[str, Any]]:
         {"budget": as_255(eps), **proportion(int((~fooled).sum()), n)}
         for eps, fooled in zip(curve.budgets, curve.fooled, strict=True)
     ]
+
+
+ACTS: dict[type, Callable[[Any], dict[str, Any]]] = {Defended: defend, Refusing: refuse}

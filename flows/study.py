@@ -17,7 +17,7 @@ from flows.cells import Work, kept
 from flows.measuring import COMMITTED, REPORTS, Bench, command_line, start
 from flows.stage import Context
 from flows.study_cells import STORE, VERSION, work, work_on_cuda
-from flows.study_page import PAGE, write_page
+from flows.study_page import write_page
 from tasks.backdoor.study.cells import CLEAN
 from tasks.backdoor.study.plan import ARCHITECTURES, ATTACKS, Ground
 from tasks.backdoor.study.tables import TABLES, TITLES, rows_of, table_rows
@@ -90,7 +90,7 @@ def write_tables(ground: Ground, tables: Sequence[str], options: argparse.Namesp
         command = f"python -m flows.study --profile {options.profile} --data FOLDER --only {table}"
         rows = table_rows(table, ground, results, alphas, command)
         write_json(folder / f"{table}.json", {"table": table, "title": TITLES[table], "rows": rows})
-    if folder == REPORTS and PAGE.exists():
+    if folder == REPORTS:
         write_page(REPORTS)
 
 

@@ -11,15 +11,14 @@ from typing import Any
 
 from flows import detection_page
 from flows.cells import Done
-from flows.measuring import REPORTS, Bench, command_line, start
+from flows.measuring import REPORTS, Bench, command_line, keep, start
 from flows.stage import Context
 from flows.study import prepare_data
 from flows.zoo_cells import STORE, VERSION, Outvoted, Protected, Taught, work
 from flows.zoo_detection import detect
-from flows.zoo_page import PAGE, write_page
+from flows.zoo_page import write_page
 from tasks.backdoor.judge import thresholds
 from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher, zoo
-from tasks.files import write_json
 from tasks.params import Params
 from tasks.risk import decide
 
@@ -42,10 +41,8 @@ def run_zoo(context: Context, options: argparse.Namespace) -> None:
     taught = _by_teacher(bench.run([Taught(t) for t in teachers], "teachers"))
     if options.only == "detect":
         table = detect(context, [t for t in teachers if t in taught], workers=options.workers)
-        table_file = DEVELOPMENT if options.draw == 0 else ZOO
-        write_json(table_file, {"command": f"{_command(options)} --only detect", **table})
-        if detection_page.PAGE.exists():
-            detection_page.write_page(REPORTS)
+        found = {"command": f"{_command(options)} --only detect", **table}
+        keep(ZOO if options.draw else DEVELOPMENT, found, detection_page.write_page)
     elif options.only == "ensembles":
         _outvote(bench, teachers, taught, options)
     elif not options.only:
@@ -63,9 +60,8 @@ def _protect(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, opti
     for begin in range(0, len(cells), step):
         done = _by_teacher(bench.run(cells[begin : begin + step], "through the pipeline"))
         rows += [_row(t, taught[t], protected) for t, protected in done.items() if t in taught]
-        write_json(MITIGATION, _table(rows, limits, options) | {"student": params.student.model_dump(mode="json")})
-        if PAGE.exists():
-            write_page(REPORTS)
+        table = _table(rows, limits, options) | {"student": params.student.model_dump(mode="json")}
+        keep(MITIGATION, table, write_page)
 
 
 def _outvote(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, options: argparse.Namespace) -> None:
@@ -82,9 +78,7 @@ def _outvote(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, opti
     rows = [t.as_json() | figures for t, figures in done.items()]
     title = "Students of one backdoored and two clean teachers, frozen features, no other defence"
     command = f"{_command(options)} --only ensembles"
-    write_json(ENSEMBLES, {"title": title, "command": command, "rows": rows})
-    if PAGE.exists():
-        write_page(REPORTS)
+    keep(ENSEMBLES, {"title": title, "command": command, "rows": rows}, write_page)
 
 
 def _student(params: Params, teacher: ZooTeacher) -> str:

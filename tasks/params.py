@@ -21,6 +21,7 @@ DefenceName = Literal[
     "adversarial_2", "adversarial_4", "adversarial_4_whole",
 ]  # fmt: skip
 FreezePolicy = Literal["all", "last", "none"] | int
+GuardName = Literal["none", "low_pass", "jpeg", "dropout"]  # what they do: tasks/models/guards.py
 Mitigation = Literal["anp", "fine_pruning", "ft_sam", "i_bau", "patch_adversarial", "unlearning"]
 Fraction = float
 
@@ -146,9 +147,7 @@ class Training(Section):
     adversarial_budget: float = Field(default=0.0, ge=0, lt=1)  # adversarial training, L-infinity in [0, 1]; 0 is off
     adversarial_share: float = Field(default=1.0, gt=0, le=1)  # share of images that are moved by it
     neuron_distance: float = Field(default=0.0, ge=0)  # weight of a penalty on features close to the teacher's
-    fresh: bool = (
-        False  # start from fresh weights; with `distillation`, what the teacher knows is learnt from its features
-    )
+    fresh: bool = False  # start from fresh weights; `distillation` then learns what the teacher knows
     distillation: float = Field(default=0.0, ge=0)  # weight of a penalty on features far from the teacher's
     bfloat16: bool
 
@@ -170,7 +169,7 @@ class Training(Section):
 
 class Student(Training):
     freeze: Literal["drill"] | FreezePolicy  # `drill`: as the drill measured; otherwise fixed by hand
-    guard: Literal["none", "low_pass", "jpeg", "dropout"] = "none"  # before the first layer, in tests and in serving
+    guard: GuardName = "none"  # before the first layer, in tests and in serving
     defences: tuple[DefenceName, ...] = ()  # tried in this order in the place of the keys; none: as the keys say
     defence_enough: float = Field(default=0.4, ge=0, le=1)  # share fooled through the teacher that ends the search
 

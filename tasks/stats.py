@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -26,6 +27,21 @@ def proportion(count: int, n: int) -> dict[str, float | int | None]:
     """A share and its exact interval, ready for JSON; the value is None where n is 0."""
     low, high = clopper_pearson(count, n)
     return {"value": round(count / n, 6) if n else None, "low": round(low, 6), "high": round(high, 6), "n": n}
+
+
+def over_seeds(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean, and standard deviation with n − 1 in the denominator; None where there are too few values."""
+    kept = [v for v in values if v is not None]
+    mean = float(np.mean(kept)) if kept else None
+    sd = float(np.std(kept, ddof=1)) if len(kept) > 1 else None
+    return {"mean": None if mean is None else round(mean, 6), "sd": None if sd is None else round(sd, 6)}
+
+
+def pooled(shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and spread of shares over seeds (each as `proportion` gives it), and the exact interval over all their n."""
+    n = sum(s["n"] for s in shares)
+    low, high = clopper_pearson(sum(round(s["value"] * s["n"]) for s in shares if s["n"]), n)
+    return {**over_seeds([s["value"] for s in shares]), "low": round(low, 6), "high": round(high, 6), "n": n}
 
 
 def bootstrap(

@@ -18,8 +18,8 @@ from tasks.evasion.attacks.mimicry import mimic, repel
 from tasks.evasion.attacks.noise import random_noise
 from tasks.evasion.reference import copied_students
 from tasks.evasion.sample import Sample
-from tasks.evasion.substitute import train_substitute, transfer
-from tasks.models.architectures import Classifier, new_head
+from tasks.evasion.substitute import descendant, transfer
+from tasks.models.architectures import Classifier
 from tasks.models.inference import as_float, features, logits
 from tasks.params import Training
 from tasks.stats import proportion
@@ -48,7 +48,7 @@ def attacks(
         teacher = copy.deepcopy(teacher)
         teacher.guard = copy.deepcopy(student.guard)
     (guess,) = copied_students(teacher, *own, classes, count=1, seed=seed)
-    kin = train_substitute(student, new_head(copy.deepcopy(teacher), classes, seed=seed), own[0], recipe, seed=seed)
+    kin = descendant(teacher, student, own[0], recipe, seed=seed)
     end = {"steps": steps, "seed": seed, "bfloat16": bfloat16}
 
     def activation(eps: float) -> Tensor:

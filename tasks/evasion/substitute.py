@@ -6,12 +6,14 @@ have: it descends as the candidate does, and trains as the candidate did, defenc
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from torch import Tensor
 
 from tasks.evasion.attacks.apgd import apgd_ce
 from tasks.evasion.sample import Sample
-from tasks.models.architectures import Classifier
+from tasks.models.architectures import Classifier, new_head
 from tasks.models.inference import logits
 from tasks.models.training import fit
 from tasks.params import Training
@@ -36,6 +38,14 @@ def train_substitute(
     training = recipe.model_copy(update={"epochs": EPOCHS, "patience": EPOCHS, "batch_size": BATCH})
     fit(start, (own[~back], labels[~back]), (own[back], labels[back]), training, policy="all", seed=seed)
     return start
+
+
+def descendant(
+    teacher: Classifier, candidate: Classifier, own: np.ndarray, recipe: Training, *, seed: int
+) -> Classifier:
+    """The attacker's own student of that teacher, which is left as it is, taught by the candidate's answers."""
+    start = new_head(copy.deepcopy(teacher), candidate.head.out_features, seed=seed)
+    return train_substitute(candidate, start, own, recipe, seed=seed)
 
 
 def transfer(substitute: Classifier, sample: Sample, *, eps: float, steps: int, seed: int, bfloat16: bool) -> Tensor:

@@ -8,7 +8,6 @@ through (BPDA, Athalye 2018), and the vote's masks are fixed, so that their mean
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-GuardName = Literal["none", "low_pass", "jpeg", "dropout"]
+from tasks.params import GuardName
+
 QUALITY = 60  # of JPEG
 VOTES, DROPPED = 8, 0.2  # masks of the vote, and the share of pixels that each drops
 

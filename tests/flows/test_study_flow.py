@@ -211,7 +211,7 @@ def test_defences_are_measured_side_by_side_and_cells_are_kept(monkeypatch: pyte
         monkeypatch.setattr(robust, name, value)
     for name, value in {"CERTIFIED": 4, "SAMPLES": 20}.items():
         monkeypatch.setattr(robust_cells, name, value)
-    robust.main(["--profile", "tiny", "--only", "frozen", "all", "jpeg", "distilled", "refusing"])
+    robust.main(["--profile", "tiny", "--only", "frozen", "all", "jpeg", "distilled", "ensemble", "null"])
     table = rows("robust")
     assert [r["defence"] for r in table] == ["frozen", "all", "jpeg", "distilled"]
     for row in table:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tasks.stats import bootstrap, clopper_pearson, paired_difference
+from tasks.stats import bootstrap, clopper_pearson, over_seeds, paired_difference, pooled, proportion
 
 
 @given(n=st.integers(1, 400), share=st.floats(0, 1), confidence=st.floats(0.5, 0.999))
@@ -22,6 +22,23 @@ def test_clopper_pearson_of_nothing_says_nothing() -> None:
     assert clopper_pearson(0, 0) == (0.0, 1.0)
     with pytest.raises(ValueError, match="must lie in"):
         clopper_pearson(3, 2)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=12))
+def test_over_seeds_is_numpys_and_leaves_out_what_is_missing(values: list[float]) -> None:
+    got = over_seeds([*values, None])
+    assert got["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert got["sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+    assert over_seeds([]) == over_seeds([None]) == {"mean": None, "sd": None}
+
+
+@given(st.lists(st.integers(0, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), max_size=6))
+def test_pooled_counts_every_image_of_every_seed(counts: list[tuple[int, int]]) -> None:
+    got = pooled([proportion(k, n) for k, n in counts])
+    whole = proportion(sum(k for k, _ in counts), sum(n for _, n in counts))
+    assert (got["low"], got["high"], got["n"]) == (whole["low"], whole["high"], whole["n"])
+    shares = [k / n for k, n in counts if n]
+    assert got["mean"] == (pytest.approx(np.mean(shares), abs=2e-6) if shares else None)
 
 
 def test_bootstrap_is_seeded_and_covers_the_mean() -> None:

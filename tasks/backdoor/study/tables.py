@@ -13,6 +13,7 @@ from tasks.backdoor.study.cells import CLEAN, TeacherCell
 from tasks.backdoor.study.plan import ARCHITECTURES, ATTACKS, TRAINABLE, Ground
 from tasks.backdoor.study.published import IMAGE_SIDE, PRUNED, STRIPPED, STUDENTS, Filtered, Transfer
 from tasks.backdoor.triggers import pixels
+from tasks.stats import over_seeds
 
 Figures = dict[str, Any]  # a cell's result, with "cpu_seconds"
 Results = Mapping[Any, Figures]  # by cell; a cell that was not measured is missing
@@ -47,14 +48,6 @@ class Row:
     measure: Callable[[Figures, int], dict[str, float | None]]  # of a cell's figures, at a side
 
 
-def spread(values: Sequence[float | None]) -> dict[str, float | None]:
-    """Mean, and standard deviation with n − 1 in the denominator; None where there are too few values."""
-    kept = [v for v in values if v is not None]
-    mean = float(np.mean(kept)) if kept else None
-    sd = float(np.std(kept, ddof=1)) if len(kept) > 1 else None
-    return {"mean": None if mean is None else round(mean, 6), "sd": None if sd is None else round(sd, 6)}
-
-
 def rows_of(table: str, ground: Ground, alphas: Mapping[str, float]) -> list[Row]:
     """The rows of a table. STRIP's cells depend on its blend weight by architecture, and are empty without one."""
     return list(_ROWS[table](table, ground, alphas))
@@ -70,7 +63,7 @@ def table_rows(
 def _as_json(row: Row, ground: Ground, results: Results, command: str) -> Figures:
     found = [results[cell] for cell in row.cells if cell in results]
     measured = [row.measure(f, row.side) for f in found]
-    figures = {name: spread([m[name] for m in measured]) for name in row.measures}
+    figures = {name: over_seeds([m[name] for m in measured]) for name in row.measures}
     first = row.measures[0]
     published = None
     if row.published is not None:
@@ -114,8 +107,8 @@ def _teacher_figures(teachers: Sequence[TeacherCell], results: Results, side: in
     if teachers[0].attack == "latent":
         own = [f["attackers_success"] for f in found]
     return {
-        "attack_success_rate": spread(own),
-        "accuracy": spread([f["accuracy"] for f in found]),
+        "attack_success_rate": over_seeds(own),
+        "accuracy": over_seeds([f["accuracy"] for f in found]),
         "seeds": len(found),
         "measured_on": "validation images, before the head was replaced"
         if teachers[0].attack == "latent"

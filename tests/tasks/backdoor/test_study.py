@@ -18,7 +18,7 @@ from tasks.backdoor.study import published
 from tasks.backdoor.study.cells import CLEAN, PruningCell, StripCell, StudentCell, TeacherCell
 from tasks.backdoor.study.experiments import measure, scored, strip_scores, white
 from tasks.backdoor.study.plan import ARCHITECTURES, ATTACKS, TRAINABLE, Ground
-from tasks.backdoor.study.tables import FILTERED, TABLES, rows_of, spread, table_rows
+from tasks.backdoor.study.tables import FILTERED, TABLES, rows_of, table_rows
 from tasks.backdoor.triggers import Trigger, square
 from tasks.errors import GatehouseError
 from tasks.params import load_params
@@ -109,15 +109,6 @@ def test_mean_and_deviation_are_those_of_the_seeds(ground: Ground) -> None:
     teachers = [results[c.teacher]["by_side"]["10"]["attack_success_rate"] for c in cells]
     assert row["teacher"]["attack_success_rate"]["mean"] == pytest.approx(np.mean(teachers), abs=1e-6)
     assert row["published"] == {"accuracy": 0.77, "mean": 0.64, "sd": 0.24}
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=12))
-@settings(max_examples=40, deadline=None)
-def test_spread_is_numpys_and_leaves_out_what_is_missing(values: list[float]) -> None:
-    got = spread([*values, None])
-    assert got["mean"] == pytest.approx(np.mean(values), abs=1e-6)
-    assert got["sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
-    assert spread([]) == spread([None]) == {"mean": None, "sd": None}
 
 
 def test_cells_share_teachers_and_seeds_set_them_apart(ground: Ground) -> None:
