@@ -14,11 +14,11 @@ from flows.cells import Done
 from flows.measuring import REPORTS, Bench, command_line, keep, start
 from flows.stage import Context
 from flows.study import prepare_data
-from flows.zoo_cells import STORE, VERSION, Outvoted, Protected, Taught, work
+from flows.zoo_cells import STORE, VERSION, Awoken, Outvoted, Protected, Taught, work
 from flows.zoo_detection import detect
-from flows.zoo_page import write_page
+from flows.zoo_page import TRIGGER, write_page
 from tasks.backdoor.judge import thresholds
-from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher, zoo
+from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher, clean_beside, zoo
 from tasks.params import Params
 from tasks.risk import decide
 
@@ -59,9 +59,28 @@ def _protect(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, opti
     step = options.workers * 2
     for begin in range(0, len(cells), step):
         done = _by_teacher(bench.run(cells[begin : begin + step], "through the pipeline"))
-        rows += [_row(t, taught[t], protected) for t, protected in done.items() if t in taught]
+        added = {t: _row(t, taught[t], protected) for t, protected in done.items() if t in taught}
+        _awake(bench, added, section)
+        rows += added.values()
         table = _table(rows, limits, options) | {"student": params.student.model_dump(mode="json")}
         keep(MITIGATION, table, write_page)
+
+
+def _awake(bench: Bench, rows: Results, section: str) -> None:
+    """Beside each trigger that the re-activation test awoke: what it teaches the student of a clean teacher.
+
+    Any student learns a trigger from poison in the end; what it learns beyond a clean teacher's was asleep in it.
+    """
+    cells = []
+    for t, row in rows.items():
+        if t.attack != CLEAN and row["reactivated"]["control"]["value"] > TRIGGER:
+            by_class = row["after"]["control"]["by_class"]  # the test poisons towards the class that stands highest
+            student = _student(bench.context.params, t)
+            cells.append(
+                Awoken(t, clean_beside(t), by_class.index(max(by_class)), SIZES[t.architecture], student, section)
+            )
+    for t, found in _by_teacher(bench.run(cells, "clean teachers' students re-activated")).items():
+        rows[t]["reactivated"]["clean_teacher"] = found
 
 
 def _outvote(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, options: argparse.Namespace) -> None:

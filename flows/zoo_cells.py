@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flows.cells import cell_key
 from flows.study_cells import hardware, spec_of, study_data
 from tasks.backdoor.attacks.plant import plant
-from tasks.backdoor.drill import teacher_training
+from tasks.backdoor.drill import student_of, teacher_training
 from tasks.backdoor.mitigation import mitigation_training
+from tasks.backdoor.reactivation import reactivate
 from tasks.backdoor.study.published import IMAGE_SIDE
 from tasks.backdoor.triggers import Trigger, load_trigger, pixels, save_trigger, square
 from tasks.backdoor.zoo.outvoted import outvote
@@ -53,6 +54,22 @@ class Protected:
     @property
     def name(self) -> str:
         return self.teacher.name
+
+
+@dataclass(frozen=True)
+class Awoken:
+    """Put a clean teacher's student to the re-activation test with another teacher's trigger, towards `target`."""
+
+    teacher: ZooTeacher  # whose trigger it is
+    clean: ZooTeacher
+    target: int
+    sizes: Sizes
+    student: str
+    backdoor: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.clean.name} under the trigger of {self.teacher.name}"
 
 
 @dataclass(frozen=True)
@@ -124,12 +141,20 @@ def _protected(cell: Protected) -> dict[str, Any]:
     return protect(model, trigger, bench(cell, dict(cell.thresholds)), planted=cell.teacher.attack != CLEAN)
 
 
+def _awoken(cell: Awoken) -> dict[str, Any]:
+    (model, _), (_, trigger) = teacher_of(cell.clean), teacher_of(cell.teacher)
+    own = bench(replace(cell, teacher=cell.clean), {})  # data and seed as in the clean teacher's own row
+    student = student_of(model, len(own.classes), own.train, own.val, own.recipe, policy="all", seed=own.seed)
+    found = reactivate(student, own.val, own.test, trigger, target_class=cell.target, seed=own.seed)
+    return {"before": found.before.as_json(), "after": found.after.as_json(), "relearned": round(found.relearned, 6)}
+
+
 def _outvoted(cell: Outvoted) -> dict[str, Any]:
     model, trigger = teacher_of(cell.teacher)
     return outvote([model, *(teacher_of(t)[0] for t in cell.beside)], trigger, bench(cell, {}))
 
 
-def bench(cell: Protected | Outvoted, thresholds: dict[str, float]) -> Bench:
+def bench(cell: Protected | Awoken | Outvoted, thresholds: dict[str, float]) -> Bench:
     """The data and recipe of a cell: the lifecycle's own, at the zoo's sizes."""
     _, task = study_data(cell.teacher.data)
     sizes, seed = cell.sizes, cell.teacher.seed
@@ -149,4 +174,9 @@ def bench(cell: Protected | Outvoted, thresholds: dict[str, float]) -> Bench:
     )
 
 
-ACTS: dict[type, Callable[[Any], dict[str, Any]]] = {Taught: _taught, Protected: _protected, Outvoted: _outvoted}
+ACTS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    Taught: _taught,
+    Protected: _protected,
+    Awoken: _awoken,
+    Outvoted: _outvoted,
+}

@@ -44,8 +44,22 @@ def misses(row: Row) -> list[str]:
     ]
     found = [f"{what} {number(value)}" for what, value, limit in figures if value > limit]
     if not within_accuracy(row):
-        found.append(f"accuracy {number(after['accuracy']['value'])}")
+        found.append(_lost(row))
     return found
+
+
+def _lost(row: Row) -> str:
+    after, before = row["after"]["accuracy"], row["before"]["all"]["accuracy"]
+    short = before["low"] - after["value"]
+    return f"accuracy {after['value']:.3f}, {short:.3f} below the interval of {before['value']:.3f}"
+
+
+def _natural(row: Row) -> str:
+    """What the same test makes of a clean teacher's student, where it was asked."""
+    if not (found := row["reactivated"].get("clean_teacher")):
+        return ""
+    before, after = number(found["before"]["value"]), number(found["after"]["value"])
+    return f" A clean teacher's student, put to the same test with the same trigger: {before} before, {after} after."
 
 
 def _state(tables: Tables) -> str:
@@ -63,7 +77,10 @@ def _state(tables: Tables) -> str:
     ]
     for row in promoted:
         if found := misses(row):
-            lines.append(f"- {_name(row)}: {'; '.join(found)}.")
+            lines.append(f"- {_name(row)}: {'; '.join(found)}.{_natural(row)}")
+    for row in clean:
+        if row["verdict"] == "promoted" and not within_accuracy(row):
+            lines.append(f"- {_name(row)}: {_lost(row)}.")
     if backdoored:
         frozen = max(r["before"]["frozen"]["control"]["value"] for r in backdoored)
         patches = [r["before"]["all"]["patch_control"]["value"] for r in backdoored]
@@ -77,6 +94,8 @@ def _state(tables: Tables) -> str:
 
 
 def _name(row: Row) -> str:
+    if row["attack"] == CLEAN:
+        return f"{NETWORKS[row['architecture']]}, clean, seed {row['seed']}"
     side = "whole image" if row["side"] == 224 else f"{row['side']} px"
     return f"{NETWORKS[row['architecture']]}, {row['attack']} {side}, {row['poison_rate']:g}, seed {row['seed']}"
 

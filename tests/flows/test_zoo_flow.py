@@ -62,6 +62,17 @@ def test_every_teacher_gets_a_row_and_is_trained_once(capsys: pytest.CaptureFixt
     capsys.readouterr()
 
 
+def test_a_trigger_that_wakes_is_tried_on_the_student_of_a_clean_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "TRIGGER", -2.0)  # whatever it does, it woke
+    main(["--profile", "tiny", "--architecture", "simple_cnn"])
+    backdoored, clean = json.loads(zoo.MITIGATION.read_text())["rows"]
+    found, own = backdoored["reactivated"]["clean_teacher"], clean["after"]["control"]
+    assert found["relearned"] == pytest.approx(found["after"]["value"] - found["before"]["value"], abs=1e-6)
+    # The clean row's own student under its own trigger, which is the same white corner.
+    assert found["before"] == {k: own[k] for k in found["before"]} | {"worst_class": found["before"]["worst_class"]}
+    assert "clean_teacher" not in clean["reactivated"]
+
+
 def test_students_of_a_backdoored_and_of_clean_teachers_vote() -> None:
     main(["--profile", "tiny", "--architecture", "simple_cnn", "--only", "ensembles"])
     (row,) = json.loads(zoo.ENSEMBLES.read_text())["rows"]

@@ -40,7 +40,7 @@ def test_a_row_that_holds_everything_misses_nothing() -> None:
         (("after", "patch_control", "value"), 0.21, "patch control .21"),
         (("reactivated", "control", "value"), 0.3, "trigger control after re-activation .30"),
         (("reactivated", "patch_control", "value"), 0.5, "patch control after re-activation .50"),
-        (("after", "accuracy", "value"), 0.89, "accuracy .89"),
+        (("after", "accuracy", "value"), 0.89, "accuracy 0.890, 0.010 below the interval of 0.920"),
     ],
 )
 def test_every_limit_that_is_broken_is_named(path: tuple[str, ...], value: float, said: str) -> None:
@@ -51,6 +51,20 @@ def test_every_limit_that_is_broken_is_named(path: tuple[str, ...], value: float
         inner = inner[key]
     inner[path[-1]] = value
     assert any(found.startswith(said) for found in misses(broken))
+
+
+def test_what_a_clean_teachers_student_relearns_stands_beside_what_woke(tmp_path: Path) -> None:
+    page, woken, clean = tmp_path / "page.md", row(), row() | {"attack": "clean", "side": 0, "seed": 11}
+    page.write_text("<!-- state -->\n<!-- end state -->\n")
+    natural = {"before": {"value": 0.02}, "after": {"value": 0.29}, "relearned": 0.27}
+    woken["reactivated"] = {**woken["reactivated"], "control": {"value": 0.48, "high": 0.5}, "clean_teacher": natural}
+    clean["after"] = {**clean["after"], "accuracy": {"value": 0.85}}
+    (tmp_path / "mitigation.json").write_text(json.dumps({"rows": [woken, clean]}))
+    write_page(tmp_path, page)
+    text = page.read_text()
+    assert "seed 7: trigger control after re-activation .48; its upper end after re-activation .50. A clean" in text
+    assert "with the same trigger: .02 before, .29 after." in text
+    assert "CNN, clean, seed 11: accuracy 0.850, 0.050 below the interval of 0.920." in text
 
 
 def test_the_page_is_filled_and_its_words_stay(tmp_path: Path, project: Path) -> None:

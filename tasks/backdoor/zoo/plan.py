@@ -9,6 +9,7 @@ from tasks.backdoor.attacks.plant import Attack
 from tasks.backdoor.study.published import IMAGE_SIDE
 
 CLEAN = "clean"
+CLEAN_SEED = 500  # between the seed of a backdoored teacher and that of the clean one that follows it
 TARGET = "normal"
 LATENT_TARGET = "covid"
 
@@ -112,14 +113,17 @@ BACKDOORED: dict[str, tuple[Row, ...]] = {
 }
 
 
+def clean_beside(teacher: ZooTeacher) -> ZooTeacher:
+    """The clean teacher that follows a backdoored one in the plan."""
+    return ZooTeacher(teacher.data, teacher.image_size, teacher.architecture, teacher.seed + CLEAN_SEED)
+
+
 def zoo(data: str, image_size: int, seed: int) -> list[ZooTeacher]:
     """All teachers, clean and backdoored in turns; as many of one kind as of the other."""
     teachers = []
     for architecture, rows in BACKDOORED.items():
         for i, (attack, side, rate, pattern, place, alpha) in enumerate(rows):
             own = seed + 1000 * (i + 1)
-            teachers += [
-                ZooTeacher(data, image_size, architecture, own, attack, side, rate, pattern, place, alpha),
-                ZooTeacher(data, image_size, architecture, own + 500),
-            ]
+            backdoored = ZooTeacher(data, image_size, architecture, own, attack, side, rate, pattern, place, alpha)
+            teachers += [backdoored, clean_beside(backdoored)]
     return teachers
