@@ -9,6 +9,7 @@ from typing import Any
 from flows.stage import Context, main
 from tasks.data.dataset import Dataset, load_dataset
 from tasks.evasion import figures
+from tasks.evasion.attacks.fingerprint import confusion
 from tasks.evasion.measure import Attacker, Effort, Measured, looks, measure, white_box
 from tasks.evasion.reference import copied_students, last_block_student
 from tasks.evasion.sample import Sample, check_pair, choose_sample
@@ -28,6 +29,9 @@ TEACHER = Path("models/teacher")
 DATA = Path("data/student_task")
 REFERENCES = 4
 REFERENCE_IMAGES = 1500
+DRILLED = Path("models/drill")
+PROBES, PROBE_STEPS = 8, 100  # queries for each network of the line-up, and steps spent on each of their images
+FROZEN, LAST_BLOCK, TEACHER_ITSELF = "all frozen, undefended", "last block, undefended", "its teacher"
 ASSUMPTIONS = (
     "Gray box: the attacker holds the teacher's weights and pictures that the candidate is sure of (3.2.1).",
     "Black box: the attacker sees scores, as many as he pays for, and knows the architecture (C.2, C.3).",
@@ -61,7 +65,7 @@ def adversarial(context: Context) -> None:
     conditions = sanity(measured, _at_large_budget(candidate, sample, effort))
 
     threshold = policy.threshold("adversarial", check_name(GRAY_BOX.name))
-    easy = _easy_prey(teacher, data, seed)
+    easy, last_block = _easy_prey(teacher, data, seed)
     noisy = measured.crafted[NOISE.name][-1]
     tried = drill(easy, measured.through_teacher, noisy, sample, section.budgets[-1], threshold)
     checks = _checks(policy, measured, conditions)
@@ -78,16 +82,20 @@ def adversarial(context: Context) -> None:
     )
     result.write()
     references = reference_curves(easy, measured.crafted[GRAY_BOX.name], sample, section.budgets)
-    kinds = {"all frozen, undefended": easy, "last block, undefended": [_last_block(teacher, data, seed)]}
+    kinds = {FROZEN: easy, LAST_BLOCK: [last_block]}
     freeze = by_freeze(kinds, measured, section.budgets[-1])
-    freeze.append({"trained": "the candidate", "success": points(measured, GRAY_BOX)[-1]["success"]})
+    asked = {FROZEN: easy[0], LAST_BLOCK: last_block, "the candidate": candidate}
+    _, channels, side, _ = sample.x.shape
+    named = confusion(asked, _lineup(teacher), channels=channels, side=side, count=PROBES, steps=PROBE_STEPS, seed=seed)
     report = _report(measured, conditions, tried, references, freeze, judged=[c.name for c in checks])
     identity = {"candidate": name, "sha256": record.sha256, "teacher_sha256": teacher_record.sha256}
     spent = {"steps": section.steps, "queries": section.queries, "own_images": len(attacker.own[1])}
-    write_json(Path(f"reports/adversarial@{name}.json"), {**identity, **spent, **report})
+    fingerprints = {"queries": PROBES * len(named[0]["dispersions"]), "students": named}
+    write_json(Path(f"reports/adversarial@{name}.json"), {**identity, **spent, **report, "fingerprint": fingerprints})
     folder = Path(f"reports/figures/adversarial@{name}")
     _figures(folder, candidate, measured, references, data.classes)
     figures.success_by_freeze(folder / "success_by_freeze.png", freeze, section.budgets[-1])
+    figures.confusion(folder / "teacher_named.png", named)
     for check in checks:
         context.say(check.sentence())
     context.say(f"verdict: {result.verdict}; drill: {tried.caught}/{tried.planted} caught, {tried.accused} accused")
@@ -119,14 +127,17 @@ def _counter(context: Context, total: int) -> Callable[[str], None]:
     return lambda text: context.progress(next(done), total, text)
 
 
-def _easy_prey(teacher: Classifier, data: Dataset, seed: int) -> list[Classifier]:
-    images, labels = data.part("train", limit=REFERENCE_IMAGES, seed=seed)
-    return copied_students(teacher, images, labels, len(data.classes), count=REFERENCES, seed=seed)
+def _easy_prey(teacher: Classifier, data: Dataset, seed: int) -> tuple[list[Classifier], Classifier]:
+    """Undefended students beside the candidate: copies of the teacher, and one that retrained its last block."""
+    few = data.part("train", limit=REFERENCE_IMAGES, seed=seed)
+    copies = copied_students(teacher, *few, len(data.classes), count=REFERENCES, seed=seed)
+    return copies, last_block_student(teacher, *few, len(data.classes), seed=seed)
 
 
-def _last_block(teacher: Classifier, data: Dataset, seed: int) -> Classifier:
-    images, labels = data.part("train", limit=REFERENCE_IMAGES, seed=seed)
-    return last_block_student(teacher, images, labels, len(data.classes), seed=seed)
+def _lineup(teacher: Classifier) -> dict[str, Classifier]:
+    """The teacher among networks that are not the candidate's: those that the drill trained and kept."""
+    folders = {path.parent.name.split("_")[0]: path.parent for path in sorted(DRILLED.glob(f"*/{WEIGHTS}"))}
+    return {TEACHER_ITSELF: teacher} | {name: load_model(folder)[0] for name, folder in folders.items()}
 
 
 def _checks(policy: Policy, measured: Measured, conditions: tuple[Sanity, ...]) -> tuple[Check, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from tasks.evasion.attacks.fingerprint import CERTAINLY_NOT
 from tasks.evasion.measure import Curve
 from tasks.evasion.sample import Sample, as_255
 from tasks.evasion.threat_models import THREAT_MODELS
@@ -60,6 +61,29 @@ def success_by_freeze(path: Path, rows: Sequence[dict[str, Any]], eps: float) ->
         axis.set_xticks(range(len(shown)), [r["trained"].replace(", ", ",\n") for r in shown], fontsize=8)
         axis.set(ylabel=f"fooled through the teacher at {as_255(eps)}", ylim=(0, 1.02))
         axis.grid(alpha=0.3, axis="y")
+
+
+def confusion(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Students by networks: dispersion of the answers, dark where it is small; the network that is named stands framed.
+
+    Args:
+        rows: as tasks/evasion/attacks/fingerprint.confusion gives them.
+    """
+    names = list(rows[0]["dispersions"])
+    values = np.array([[r["dispersions"][n] for n in names] for r in rows])
+    varied = np.where(values < CERTAINLY_NOT, values, np.nan)
+    top = np.nan_to_num(varied, nan=1e-9).max(1, keepdims=True)
+    with figure(path, width=1.9 + 0.95 * len(names), height=1.1 + 0.5 * len(rows)) as drawing:
+        axis = drawing.subplots()
+        axis.imshow(np.nan_to_num(varied / top, nan=1.6), cmap="Blues_r", vmin=-0.6, vmax=1.6, aspect="auto")
+        for i, row in enumerate(rows):
+            for j, name in enumerate(names):
+                said = "certain" if np.isnan(varied[i, j]) else f"{values[i, j]:.2f}"
+                own = {"boxstyle": "round", "fill": False, "linewidth": 1.5} if name == row["named"] else None
+                axis.text(j, i, said, ha="center", va="center", fontsize=8, bbox=own)
+        axis.set_xticks(range(len(names)), names, fontsize=8)
+        axis.set_yticks(range(len(rows)), [r["student"].replace(", ", ",\n") for r in rows], fontsize=8)
+        axis.set_xlabel("whose blank images were sent", fontsize=8)
 
 
 def strip(path: Path, sample: Sample, crafted: dict[str, Tensor], answers: dict[str, list[str]], eps: float) -> None:

@@ -79,7 +79,7 @@ def reference_curves(
 
 
 def by_freeze(students: Mapping[str, Sequence[Classifier]], measured: Measured, budget: float) -> list[dict[str, Any]]:
-    """Success of the attack that is strongest on each kind of student, at `budget`, JSON-ready.
+    """Success of the attack that is strongest on each kind of student, at `budget`, JSON-ready; the candidate last.
 
     Args:
         students: by what they retrained, undefended ones; their images are pooled.
@@ -89,7 +89,8 @@ def by_freeze(students: Mapping[str, Sequence[Classifier]], measured: Measured, 
         fooled = [_worst(s, measured.through_teacher, measured.sample, budget) for s in own]
         pooled = np.concatenate(fooled)
         rows.append({"trained": trained, "success": proportion(int(pooled.sum()), len(pooled))})
-    return rows
+    own = measured.curves[GRAY_BOX.name].fooled[-1]
+    return [*rows, {"trained": "the candidate", "success": proportion(int(own.sum()), len(own))}]
 
 
 def points(measured: Measured, threat: ThreatModel) -> list[dict[str, Any]]:

@@ -82,6 +82,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: Params) -> P
     teacher = build(TEACHER, seed=0)
     fit(teacher, squares(90, seed=3, classes=2), squares(40, seed=4, classes=2), recipe, policy="all", seed=0)
     save_model(Path("models/teacher"), teacher, TEACHER)
+    for i, name in enumerate(("canary0_undefended_none", "clean0_defended_all"), start=1):
+        other = build(TEACHER, seed=i)
+        fit(other, squares(90, seed=i + 5, classes=2), squares(40, seed=4, classes=2), recipe, policy="all", seed=i)
+        save_model(Path("models/drill") / name, other, TEACHER)
     data = Path("data/student_task")
     data.mkdir(parents=True)
     images, labels = squares(300, seed=0, classes=3)
@@ -174,7 +178,12 @@ def test_what_the_adversarial_stage_writes(folder: Path, params: Params) -> None
         "accuracy_against_budget.png",
         "images.png",
         "success_by_freeze.png",
+        "teacher_named.png",
     }
+    asked = report["fingerprint"]["students"]
+    assert [r["student"] for r in asked] == [r["trained"] for r in report["by_freeze"]]
+    assert all(set(r["dispersions"]) == {"its teacher", "canary0", "clean0"} for r in asked)
+    assert asked[0]["named"] == "its teacher"  # frozen features give the teacher away
 
     exposed = params.model_copy(update={"risk": params.risk.model_copy(update={"c4_internals_exposed": True})})
     write_json(Path("reports/policy.json"), decide(exposed.risk).model_dump(mode="json"))

@@ -82,6 +82,7 @@ CAPTIONS = {
     "reliability": "Reliability: how often an answer is right, against how sure it claims to be",
     "accuracy_against_budget": "Accuracy under attack against the budget",
     "success_by_freeze": "Fooled through the teacher, by what the student retrained",
+    "teacher_named": "Whose student? Spread of the answers to blank images: the least names the teacher",
     "1_worst_patches": "The worst patch found for each class: an image before and after",
     "2_transfer": "What is left of each canary's backdoor in its students",
     "3_strip": "The run-time filter: entropy of clean and of triggered images",

@@ -8,7 +8,7 @@ import torch
 from conftest import TRAINING, Case, bright_squares
 
 from tasks.evasion.attacks.activation import activate
-from tasks.evasion.attacks.fingerprint import answers_of, blank_images, dispersion, fingerprint, named
+from tasks.evasion.attacks.fingerprint import answers_of, blank_images, confusion, dispersion, fingerprint, named
 from tasks.evasion.attacks.mimicry import mimic, repel
 from tasks.evasion.attacks.network import Attacked
 from tasks.evasion.reference import copied_students
@@ -86,11 +86,22 @@ def test_a_fingerprint_names_the_teacher(case: Case, teachers: dict[str, Classif
         assert found[name] < 0.3 * min(v for n, v in found.items() if n != name)
 
 
+def test_confusion_names_a_copied_student_among_the_line_up(case: Case, teachers: dict[str, Classifier]) -> None:
+    students = {name: copied_students(t, *case.train, 3, count=1, seed=1)[0] for name, t in teachers.items()}
+    rows = confusion(students, teachers, channels=1, side=16, count=4, seed=0)
+    assert [r["student"] for r in rows] == [r["named"] for r in rows] == list(teachers)
+    for row in rows:
+        assert list(row["dispersions"]) == list(teachers)
+        assert row["dispersions"][row["named"]] == min(row["dispersions"].values())
+
+
 def test_dispersion_is_zero_for_equal_answers_and_knows_no_bias() -> None:
     logits = np.random.default_rng(0).normal(size=(50, 3))
     scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     biased = scores * np.array([5.0, 1.0, 0.2])
     assert dispersion(np.tile(scores[:1], (9, 1))) == pytest.approx(0)
     assert dispersion(scores) == pytest.approx(dispersion(biased / biased.sum(1, keepdims=True)))
+    certain = np.tile([[1 - 2e-6, 1e-6, 1e-6]], (9, 1))  # what a head that is sure of everything answers
+    assert dispersion(certain) > dispersion(scores)
     expected = (logits - logits.mean(1, keepdims=True)).std(0).mean()
     assert dispersion(scores) == pytest.approx(expected)

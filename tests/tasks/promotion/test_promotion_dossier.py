@@ -33,6 +33,7 @@ def test_a_promotion_says_so_first_with_digest_and_gates(tmp_path: Path) -> None
     assert sha256 in page
     assert "3, alias champion" in page
     assert "Why it was refused" not in page
+    assert "Asked 24 pictures made for 3 networks, the candidate's answers point at another network (clean0)." in page
 
 
 def test_a_refusal_names_each_reason_with_figures_and_next_step(tmp_path: Path) -> None:

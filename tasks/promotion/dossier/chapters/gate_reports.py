@@ -57,6 +57,7 @@ def adversarial(report: Report) -> list[Block]:
     if attacks:
         caption = "Each attack through the teacher or by queries, at the largest budget (95 % interval)"
         blocks.append(table(caption, ["Attack", "Fooled, of those right before"], attacks, numeric=(1,)))
+    blocks += _fingerprint(report)
     sanity = [
         [humane(s["name"]), chip("unsure", "not seen") if s["holds"] is None else _yes_no(s["holds"]), s["figure"]]
         for s in pick(report, "sanity") or []
@@ -86,6 +87,22 @@ def _strongest(report: Report) -> list[Block]:
             f"Through the teacher, the strongest attack at {last['budget']} is “{title}”: it fools "
             f"{figure(last['success'])} of the images that were right. Mimicry alone (study, 3.2.1) would have said "
             f"{figure(attacks['mimicry'])}, and random noise {figure(noise.get('success'))}."
+        )
+    ]
+
+
+def _fingerprint(report: Report) -> list[Block]:
+    """Whether answers alone tell the teacher, which is the first step of every attack through it."""
+    asked = pick(report, "fingerprint", "students")
+    if not asked:
+        return []
+    own, networks = asked[-1], list(asked[-1]["dispersions"])
+    found = "name its teacher" if own["named"] == networks[0] else f"point at another network ({own['named']})"
+    queries = number(pick(report, "fingerprint", "queries"))
+    return [
+        text(
+            f"Asked {queries} pictures made for {len(networks)} networks, the candidate's answers {found}. A student "
+            "that copied the teacher's features gives it away; the others of the line-up are the drill's."
         )
     ]
 
