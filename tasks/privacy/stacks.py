@@ -1,0 +1,178 @@
+"""Hundreds of small private networks at once: DP-SGD (Abadi 2016) on stacks of linear layers, in closed form.
+
+A linear layer's gradient of one record is an outer product, so its norm needs no gradient: ‖g‖² = Σ ‖δ‖² (‖a‖² + 1)
+over the layers, where a is the layer's input, δ the loss's derivative by its output, and 1 the bias (Goodfellow 2015).
+So records are clipped exactly without a copy of the weights each, and many networks are one batched matrix product.
+
+Every network draws its own Poisson batches and its own noise, so that what is said of one holds whatever the others do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tasks.errors import GatehouseError
+
+ROOM = 8.0  # standard deviations of a batch's size that are kept room for; a larger batch is an error
+
+
+@dataclass(frozen=True)
+class Walks:
+    """What sets the networks apart, each of shape (networks,); `noise` is a multiple of `clip`, 0 for none."""
+
+    clip: np.ndarray
+    noise: np.ndarray
+    learning_rate: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not len(self.clip) == len(self.noise) == len(self.learning_rate) > 0:
+            raise GatehouseError("Clipping norms, noise and learning rates must be given for the same networks.")
+        if not (np.all(self.clip > 0) and np.all(self.noise >= 0) and np.all(self.learning_rate > 0)):
+            raise GatehouseError("Clipping norms and learning rates must be above 0, and noise at least 0.")
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """Networks of linear layers with ReLU between them. Layer i maps as x · weights[i] + biases[i]."""
+
+    weights: tuple[Tensor, ...]  # each (networks, inputs, outputs)
+    biases: tuple[Tensor, ...]  # each (networks, 1, outputs)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of every network for records of shape (n, width) or (networks, n, width); (networks, n, classes)."""
+        own = x.expand(len(self.weights[0]), *x.shape[-2:])
+        return _activations(own, self.weights, self.biases)[-1]
+
+
+def train_stacks(
+    x: Tensor,
+    y: Tensor,
+    walks: Walks,
+    *,
+    classes: int,
+    hidden: Sequence[int] = (),
+    sample_rate: float,
+    steps: int,
+    included: np.ndarray | None = None,
+    momentum: float = 0.0,
+    average: bool = True,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Stacks:
+    """Train one network a row of `walks` by DP-SGD.
+
+    Args:
+        x: float32 records, shape (n, width).
+        y: int64 class indices, shape (n,).
+        hidden: widths of the hidden layers.
+        sample_rate: probability of each record to be in a batch, in (0, 1].
+        included: bool (networks, n), the records that each network learns from; all where None.
+        average: give the mean of the weights over the second half of the steps, which is free post-processing.
+        seed: of initialisation, batches and noise; the guarantee holds against those who do not know it.
+
+    Raises:
+        GatehouseError: a sample rate outside (0, 1], a network without records, or weights that are no longer finite.
+    """
+    count, n = len(walks.clip), len(y)
+    if not 0 < sample_rate <= 1:
+        raise GatehouseError(f"The sample rate must lie in (0, 1], not {sample_rate:g}.")
+    members = torch.ones(count, n, dtype=torch.bool) if included is None else torch.from_numpy(included)
+    sizes = members.sum(1)
+    if not bool((sizes > 0).all()):
+        raise GatehouseError("A private network would learn from no record.")
+    generator, draws = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    weights, biases = _start(count, (x.shape[1], *hidden, classes), generator)
+    parameters = [*weights, *biases]
+    clip, noise, rate = (torch.from_numpy(np.asarray(v, np.float32)) for v in vars(walks).values())
+    expected = (sizes * sample_rate).to(torch.float32)
+    velocity = [torch.zeros_like(p) for p in parameters]
+    mean, averaged = [torch.zeros_like(p) for p in parameters], 0
+    for step in range(steps):
+        rows, drawn = poisson_batches(count, n, sample_rate, draws)
+        batch, present = torch.from_numpy(rows), torch.from_numpy(drawn)
+        present &= members.gather(1, batch)
+        summed = clipped_sums(x[batch], y[batch], present, weights, biases, clip=clip)
+        for p, v, total in zip(parameters, velocity, summed, strict=True):
+            scale = (noise * clip).view(-1, 1, 1)
+            total += scale * torch.randn(total.shape, generator=generator)
+            v.mul_(momentum).add_(total / expected.view(-1, 1, 1))
+            p -= rate.view(-1, 1, 1) * v
+        if average and step >= steps // 2:
+            averaged += 1
+            for m, p in zip(mean, parameters, strict=True):
+                m += (p - m) / averaged
+        if progress:
+            progress(step + 1, steps)
+    final = mean if averaged else parameters
+    if not all(bool(torch.isfinite(p).all()) for p in final):
+        raise GatehouseError("Private training diverged; lower the learning rate.")
+    return Stacks(tuple(final[: len(weights)]), tuple(final[len(weights) :]))
+
+
+def poisson_batches(
+    count: int, records: int, sample_rate: float, draws: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One Poisson batch for each of `count` networks: rows (count, room), and bool, which of them were drawn.
+
+    The gap to the next record drawn is geometric, so a batch costs its own size, whatever the number of records.
+    """
+    mean = records * sample_rate
+    room = min(int(mean + ROOM * np.sqrt(mean * (1 - sample_rate)) + ROOM) + 1, records + 1)
+    rows = draws.geometric(sample_rate, (count, room)).cumsum(1) - 1
+    drawn = rows < records
+    if room <= records and drawn[:, -1].any():
+        raise GatehouseError("A Poisson batch was larger than what room was kept for; use another seed.")
+    return np.where(drawn, rows, 0), drawn
+
+
+def clipped_sums(
+    x: Tensor, y: Tensor, present: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *, clip: Tensor
+) -> list[Tensor]:
+    """Sum over a batch of each record's gradient of the cross-entropy, scaled to norm at most `clip`.
+
+    Args:
+        x, y, present: (networks, batch, width), (networks, batch), and bool: absent records add nothing.
+        clip: (networks,).
+
+    Returns:
+        One tensor a weight, then one a bias, of their shapes.
+    """
+    inputs = _activations(x, weights, biases)
+    delta = torch.softmax(inputs.pop(), 2) - F.one_hot(y, weights[-1].shape[2])
+    deltas = [delta]
+    for layer in range(len(weights) - 1, 0, -1):
+        deltas.append(torch.bmm(deltas[-1], weights[layer].transpose(1, 2)) * (inputs[layer] > 0))
+    deltas.reverse()
+    squares = [d.square().sum(2) * (a.square().sum(2) + 1) for a, d in zip(inputs, deltas, strict=True)]
+    norm = torch.stack(squares).sum(0).sqrt().clamp(min=1e-12)
+    scale = (clip.view(-1, 1) / norm).clamp(max=1.0) * present
+    scaled = [d * scale.unsqueeze(2) for d in deltas]
+    return [
+        *(torch.bmm(a.transpose(1, 2), d) for a, d in zip(inputs, scaled, strict=True)),
+        *(d.sum(1, keepdim=True) for d in scaled),
+    ]
+
+
+def _activations(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
+    """The input of every layer, and the logits."""
+    out = [x]
+    for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
+        z = torch.baddbmm(b, out[-1], w)
+        out.append(z if i == len(weights) - 1 else torch.relu(z))
+    return out
+
+
+def _start(count: int, widths: Sequence[int], generator: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
+    """He's initialisation before a ReLU; zeros for the last layer, as a linear head alone starts too."""
+    weights = []
+    for i, (inputs, outputs) in enumerate(pairwise(widths)):
+        scale = 0.0 if i == len(widths) - 2 and i == 0 else (2 / inputs) ** 0.5
+        weights.append(torch.randn(count, inputs, outputs, generator=generator) * scale)
+    return weights, [torch.zeros(count, 1, outputs) for outputs in widths[1:]]
