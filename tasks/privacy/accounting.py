@@ -7,6 +7,7 @@ sets differ by one record more or less. Every figure is an upper bound: the disc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 from dp_accounting import NeighboringRelation
@@ -60,16 +61,49 @@ def noise_for(target_epsilon: float, *, sample_rate: float, steps: int, delta: f
         GatehouseError: no noise multiplier up to `MOST_NOISE` reaches the wanted ε.
     """
 
-    def excess(log_noise: float) -> float:
-        spent = float(_composed(math.exp(log_noise), sample_rate, steps, COARSE).get_epsilon_for_delta(delta))
-        return math.log(max(spent, 1e-12) / target_epsilon)
+    def spent(noise: float, width: float) -> float:
+        return float(_composed(noise, sample_rate, steps, width).get_epsilon_for_delta(delta))
 
-    least = epsilon(noise_multiplier=MOST_NOISE, sample_rate=sample_rate, steps=steps, delta=delta)
+    least = spent(MOST_NOISE, FINE)
     if least > target_epsilon:
         raise GatehouseError(
             f"privacy.target_epsilon = {target_epsilon:g} is not reached by any noise multiplier up to {MOST_NOISE:g} "
             f"(it gives {least:.2g} at δ = {delta:.2g}); raise it, or lower privacy.epochs."
         )
+    return _least_noise(spent, target_epsilon)
+
+
+def noise_for_advantage(target: float, *, sample_rate: float, steps: int) -> float:
+    """The least noise multiplier, to four digits, at which no attack on one record gains more advantage than `target`.
+
+    It follows from the privacy loss alone, without any attack (`advantage_ceiling`); never below `LEAST_NOISE`.
+
+    Args:
+        target: membership advantage max |TPR − FPR|, in (0, 1).
+
+    Raises:
+        GatehouseError: a target outside (0, 1), or one that no noise multiplier up to `MOST_NOISE` reaches.
+    """
+    if not 0 < target < 1:
+        raise GatehouseError(f"A membership advantage to stay below must lie between 0 and 1, not {target:g}.")
+
+    def gained(noise: float, width: float) -> float:
+        return float(_composed(noise, sample_rate, steps, width).get_delta_for_epsilon(0.0))
+
+    if gained(MOST_NOISE, FINE) > target:
+        raise GatehouseError(
+            f"A membership advantage of {target:g} is not reached by any noise multiplier up to {MOST_NOISE:g}; "
+            "raise it, or train for fewer epochs."
+        )
+    return _least_noise(gained, target)
+
+
+def _least_noise(figure: Callable[[float, float], float], target: float) -> float:
+    """The least noise whose `figure`, of noise and discretisation width and falling with noise, is at most `target`."""
+
+    def excess(log_noise: float) -> float:
+        return math.log(max(figure(math.exp(log_noise), COARSE), 1e-12) / target)
+
     # From 1 outwards by factors of two, since distributions of little noise are wide and slow.
     low = high = 0.0
     while excess(high) > 0 and high < math.log(MOST_NOISE):
@@ -81,7 +115,7 @@ def noise_for(target_epsilon: float, *, sample_rate: float, steps: int, delta: f
     noise = math.exp(brentq(excess, low, high, xtol=5e-5)) if excess(high) < 0 else math.exp(high)
     while True:
         noise = float(f"{noise:.5g}")
-        if epsilon(noise_multiplier=noise, sample_rate=sample_rate, steps=steps, delta=delta) <= target_epsilon:
+        if figure(noise, FINE) <= target:
             return noise
         noise *= 1.0001
 

@@ -16,6 +16,7 @@ from tasks.privacy.accounting import (
     delta_for,
     epsilon,
     noise_for,
+    noise_for_advantage,
 )
 
 
@@ -55,6 +56,23 @@ def test_the_noise_found_reaches_the_target_and_hardly_more(target, per_epoch, s
     if noise > LEAST_NOISE:
         less = epsilon(noise_multiplier=noise * 0.99, sample_rate=1 / per_epoch, steps=steps, delta=1e-5)
         assert less > target * 0.995
+
+
+@pytest.mark.parametrize(("target", "noise"), [(0.05, 6.2), (0.1, 3.1), (0.2, 1.6), (0.3, 1.15)])
+def test_the_noise_for_an_advantage_is_that_of_f_dp(target, noise):
+    """Of 1 088 records in batches of 64 for 10 epochs, computed elsewhere by Gaussian trade-off functions."""
+    rate, steps = 64 / 1088, 170
+    found = noise_for_advantage(target, sample_rate=rate, steps=steps)
+    assert found == pytest.approx(noise, rel=0.03)
+    assert advantage_ceiling(noise_multiplier=found, sample_rate=rate, steps=steps) <= target
+    assert advantage_ceiling(noise_multiplier=0.99 * found, sample_rate=rate, steps=steps) > target
+
+
+def test_an_advantage_that_cannot_be_had_is_one_clear_error():
+    with pytest.raises(GatehouseError, match="between 0 and 1"):
+        noise_for_advantage(1.0, sample_rate=0.1, steps=10)
+    with pytest.raises(GatehouseError, match="is not reached by any noise"):
+        noise_for_advantage(1e-6, sample_rate=1.0, steps=100)
 
 
 def test_ceiling_is_far_below_what_epsilon_alone_allows():
