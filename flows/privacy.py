@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -160,4 +161,9 @@ def _proof_limits(proof: Proof | None, claim: Claim | None) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main("privacy", privacy, per_candidate=True)
+    if sys.argv[1:2] == ["tune"]:  # any table: no stage of the lifecycle
+        from flows.tune import main as tune
+
+        tune(sys.argv[2:])
+    else:
+        main("privacy", privacy, per_candidate=True)

@@ -7,8 +7,9 @@ sets differ by one record more or less. Every figure is an upper bound: the disc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import lru_cache, reduce
 
 from dp_accounting import NeighboringRelation
 from dp_accounting.pld import privacy_loss_distribution
@@ -41,6 +42,20 @@ def epsilon(*, noise_multiplier: float, sample_rate: float, steps: int, delta: f
     if noise_multiplier <= 0:
         return math.inf
     return float(_composed(noise_multiplier, sample_rate, steps, FINE).get_epsilon_for_delta(delta))
+
+
+def composed_epsilon(trainings: Iterable[tuple[float, float, int]], *, delta: float) -> float:
+    """ε at `delta` of publishing all of these trainings, each (noise multiplier, sample rate, steps); at least 0.
+
+    It is what a search costs that looks at every training and keeps the best (naive composition, by loss distribution).
+    """
+    steps: Counter[tuple[float, float]] = Counter()
+    for noise, rate, own in trainings:
+        if noise <= 0:
+            return math.inf
+        steps[noise, rate] += own
+    parts = [_composed(noise, rate, count, COARSE) for (noise, rate), count in sorted(steps.items())]
+    return float(reduce(lambda a, b: a.compose(b), parts).get_epsilon_for_delta(delta)) if parts else 0.0
 
 
 def advantage_ceiling(*, noise_multiplier: float, sample_rate: float, steps: int) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -63,6 +64,7 @@ def train_stacks(
     included: np.ndarray | None = None,
     momentum: float = 0.0,
     average: bool = True,
+    diverged: Literal["error", "zero"] = "error",
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Stacks:
@@ -75,6 +77,7 @@ def train_stacks(
         sample_rate: probability of each record to be in a batch, in (0, 1].
         included: bool (networks, n), the records that each network learns from; all where None.
         average: give the mean of the weights over the second half of the steps, which is free post-processing.
+        diverged: what becomes of a network whose weights are no longer finite: an error for all, or zero weights.
         seed: of initialisation, batches and noise; the guarantee holds against those who do not know it.
 
     Raises:
@@ -111,8 +114,10 @@ def train_stacks(
         if progress:
             progress(step + 1, steps)
     final = mean if averaged else parameters
-    if not all(bool(torch.isfinite(p).all()) for p in final):
+    finite = torch.stack([torch.isfinite(p).flatten(1).all(1) for p in final]).all(0).view(-1, 1, 1)
+    if diverged == "error" and not bool(finite.all()):
         raise GatehouseError("Private training diverged; lower the learning rate.")
+    final = [torch.where(finite, p, 0.0) for p in final]
     return Stacks(tuple(final[: len(weights)]), tuple(final[len(weights) :]))
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from tasks.files import write_text
 from tasks.promotion.decision import Decision
 from tasks.promotion.dossier.page import page
 from tasks.promotion.dossier.reports import Reports
-from tasks.promotion.dossier.words import prose
+from tasks.promotion.dossier.templates import fill_template
 from tasks.promotion.evidence import Predicate
 
 
@@ -39,13 +37,4 @@ def render(
     reports: Reports, decision: Decision, predicate: Predicate, version: str | None, model_name: str, signed_by: str
 ) -> str:
     """The page as HTML that loads nothing: styles inline, figures as data URIs, no scripts."""
-    environment = Environment(
-        loader=PackageLoader("tasks.promotion.dossier", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["prose"] = prose
-    content = page(reports, decision, predicate, version, model_name, signed_by)
-    return environment.get_template("dossier.html.j2").render(content)
+    return fill_template("dossier.html.j2", page(reports, decision, predicate, version, model_name, signed_by))

@@ -53,20 +53,21 @@ class Reports:
 
     def figures(self, name: str) -> list[Figure]:
         """PNG figures of `reports/figures/<name>/`, in the order of their names."""
-        return [_figure(path) for path in sorted((self.folder / "figures" / name).glob("*.png"))]
+        return [embedded(path) for path in sorted((self.folder / "figures" / name).glob("*.png"))]
 
     def figure(self, name: str, file: str) -> Figure | None:
         """One figure of `reports/figures/<name>/`, where it is there."""
         path = self.folder / "figures" / name / file
-        return _figure(path) if path.name == file and path.exists() else None
+        return embedded(path) if path.name == file and path.exists() else None
 
 
-def _figure(path: Path) -> Figure:
+def embedded(path: Path, caption: str = "") -> Figure:
+    """A PNG file as part of a page; the caption is that of figures of this name where none is given."""
     data = path.read_bytes()
     width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))  # of a PNG's header
     return Figure(
         source="data:image/png;base64," + base64.b64encode(data).decode(),
-        caption=CAPTIONS.get(path.stem, path.stem.replace("_", " ").replace("-", " ").capitalize()),
+        caption=caption or CAPTIONS.get(path.stem, path.stem.replace("_", " ").replace("-", " ").capitalize()),
         wide=width > 2 * height,
     )
 

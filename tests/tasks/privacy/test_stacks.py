@@ -129,6 +129,16 @@ def test_networks_learn_from_their_own_records_alone_and_learn_them() -> None:
     assert not torch.equal(both.weights[0][1], changed.weights[0][1])
 
 
+def test_a_network_that_diverges_takes_no_other_with_it() -> None:
+    x, y = blobs(60)
+    two = Walks(np.array([1.0, 1e38]), np.zeros(2), np.array([0.5, 1e30]))
+    options = {"classes": 3, "hidden": (4,), "sample_rate": 0.5, "steps": 6, "seed": 0}
+    both = train_stacks(x * 10, y, two, diverged="zero", **options)
+    assert not both.weights[0][1].any()
+    assert both.weights[0][0].any()
+    assert torch.isfinite(both(x)).all()
+
+
 def test_what_cannot_be_trained_is_one_clear_error() -> None:
     x, y = blobs(30)
     with pytest.raises(GatehouseError, match="from no record"):

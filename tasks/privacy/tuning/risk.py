@@ -1,0 +1,93 @@
+"""What a setting leaks, measured: attacks on networks whose members are known, and the floor of ε that they prove."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from tasks.privacy.audit import epsilon_floor, guesses
+from tasks.privacy.heads import random_halves
+from tasks.privacy.membership import likelihood_ratio_scores, logit_confidence, unseen_confidence
+from tasks.privacy.ratios import online_ratio_scores, rmia_scores
+from tasks.privacy.scoring import AttackFigures, measure, worst
+from tasks.privacy.tuning.bench import Ground, Setting, fit
+
+REFERENCES, ATTACKED = 16, 4  # networks that help an attack, and networks that the attacks are tried on
+CANARY_SHARE, LEAST_CANARIES = 0.1, 100  # records that are added once more with a wrong label, to be found again
+AUDITED, GUESSED = 20, 0.25  # networks of an audit, and the share of canaries guessed on either side
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A measured lower bound of ε at `delta`, with 95 % confidence."""
+
+    epsilon: float
+    right: int
+    guessed: int
+    canaries: int
+    networks: int
+    delta: float
+
+
+def measure_risk(ground: Ground, setting: Setting, *, seed: int) -> tuple[AttackFigures, ...]:
+    """Attack networks that each learnt from a random half of all records, with references that did so too.
+
+    Scores of `ATTACKED` networks are pooled: what is measured is the setting's risk, not one network's luck. Of the
+    records that a network did not learn from, half are known to the attacker as such, and the rest are attacked.
+
+    Returns:
+        The figures of each attack, the strongest first.
+    """
+    rows = np.sort(np.concatenate([ground.train, ground.select, ground.report]))
+    x, y = ground.x[rows], ground.y[rows]
+    coins = np.random.default_rng(seed).random((ATTACKED, len(rows))) < 0.5
+    references = random_halves(REFERENCES, len(rows), seed=seed)
+    included = np.vstack([coins, references])
+    stacks = fit(ground, [setting] * len(included), x, y, seed=seed, included=included)
+    confidence = logit_confidence(stacks(x).numpy(), y.numpy())
+    probability = 1 / (1 + np.exp(-confidence))
+    theirs, marginal = confidence[ATTACKED:], probability[ATTACKED:].mean(0)
+    mean, deviation = unseen_confidence(theirs, references)
+    scores: dict[str, list[np.ndarray]] = {}
+    members = []
+    for own in range(ATTACKED):
+        known = ~coins[own] & (np.arange(len(rows)) % 2 == 0)
+        members.append(coins[own][~known])
+        found = {
+            "loss_threshold": confidence[own],
+            "likelihood_ratio": likelihood_ratio_scores(confidence[own], mean, deviation),
+            "online_likelihood_ratio": online_ratio_scores(confidence[own], theirs, references),
+            "rmia": rmia_scores(probability[own], marginal, probability[own][known], marginal[known]),
+        }
+        for name, values in found.items():
+            scores.setdefault(name, []).append(values[~known])
+    truth = np.concatenate(members)
+    figures = [measure(name, np.concatenate(values), truth, seed=seed) for name, values in scores.items()]
+    first = worst([f.membership_advantage for f in figures])
+    return (figures[first], *(f for i, f in enumerate(figures) if i != first))
+
+
+def measure_floor(ground: Ground, setting: Setting, *, delta: float, seed: int, networks: int = AUDITED) -> Floor:
+    """Audit a setting: canaries with a wrong label are in or out of each network by the toss of a coin.
+
+    Every network tosses coins of its own for the same canaries, so all guesses count together (see `audit`).
+    """
+    rng = np.random.default_rng(seed)
+    count = max(LEAST_CANARIES, int(CANARY_SHARE * ground.records))
+    copied = rng.choice(ground.train, count, replace=True)
+    wrong = (ground.y[copied] + torch.from_numpy(rng.integers(1, ground.classes, count))) % ground.classes
+    x = torch.cat([ground.x[ground.train], ground.x[copied]])
+    y = torch.cat([ground.y[ground.train], wrong])
+    coins = rng.random((networks, count)) < 0.5
+    included = np.hstack([np.ones((networks, ground.records), bool), coins])
+    stacks = fit(ground, [setting] * networks, x, y, seed=seed, included=included)
+    confidence = logit_confidence(stacks(x[ground.records :]).numpy(), wrong.numpy())
+    right = guessed = 0
+    for own in range(networks):
+        others = np.delete(confidence, own, 0).mean(0)  # how hard this canary is, whoever learnt it
+        found = guesses(confidence[own] - others, coins[own], share=GUESSED)
+        right, guessed = right + found[0], guessed + found[1]
+    floor = epsilon_floor(right, guessed, networks * count, delta=delta)
+    return Floor(round(floor, 6), right, guessed, count, networks, delta)
