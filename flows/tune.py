@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from tasks.privacy.tuning import suggest
 from tasks.privacy.tuning.figures import front_figure
 from tasks.privacy.tuning.goals import Goal
 from tasks.privacy.tuning.page import render
+from tasks.privacy.tuning.search import Search
 
 GOALS = {
     "epsilon": "the largest ε that may be proven",
@@ -100,7 +102,7 @@ def main(argv: list[str]) -> None:
     for name, words in GOALS.items():
         default = " (default: --epsilon 3)" if name == "epsilon" else ""
         parser.add_argument("--" + name.replace("_", "-"), type=float, help=words + default)
-    parser.add_argument("--search", choices=("bayes", "grid", "halving"), default="bayes")
+    parser.add_argument("--search", choices=get_args(Search), default="bayes", help="random: cheapest in ε")
     parser.add_argument("--trials", type=int, default=96, help="settings to try (default 96)")
     parser.add_argument("--hidden", type=int, nargs="*", default=[32], help="widths of hidden layers (default 32)")
     parser.add_argument("--delta", type=float, default=0.0, help="default: a tenth of one over the training records")

@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache, reduce
 
-from dp_accounting import NeighboringRelation
+from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting.dp_event import RepeatAndSelectDpEvent
 from dp_accounting.pld import privacy_loss_distribution
+from dp_accounting.rdp import RdpAccountant
 from scipy.optimize import brentq
 
 from tasks.errors import GatehouseError
@@ -56,6 +58,23 @@ def composed_epsilon(trainings: Iterable[tuple[float, float, int]], *, delta: fl
         steps[noise, rate] += own
     parts = [_composed(noise, rate, count, COARSE) for (noise, rate), count in sorted(steps.items())]
     return float(reduce(lambda a, b: a.compose(b), parts).get_epsilon_for_delta(delta)) if parts else 0.0
+
+
+def selected_epsilon(trainings: Iterable[tuple[float, float, int]], *, trials: float, delta: float) -> float:
+    """ε at `delta` of the best of a random number of trainings, each drawn at random among `trainings`; at least 0.
+
+    The number is geometric with mean `trials` and must be secret, as the seed of the noise is (Papernot and Steinke
+    2022): the search then costs a small multiple of one training. Each training is (noise multiplier, rate, steps).
+    """
+
+    def best(noise: float, rate: float, steps: int) -> float:
+        one = SelfComposedDpEvent(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)), steps)
+        accountant = RdpAccountant(neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE)
+        accountant.compose(RepeatAndSelectDpEvent(one, trials, 1))
+        return float(accountant.get_epsilon(delta))
+
+    # Of a training drawn at random the loss is at most that of the worst one.
+    return max((best(*t) if t[0] > 0 else math.inf for t in set(trainings)), default=0.0)
 
 
 def advantage_ceiling(*, noise_multiplier: float, sample_rate: float, steps: int) -> float:

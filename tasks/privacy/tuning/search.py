@@ -1,7 +1,12 @@
-"""Three ways to search settings behind one interface; trials are kept in Optuna's storage, where a search goes on."""
+"""Four ways to search settings behind one interface; trials are kept in Optuna's storage, where a search goes on.
+
+Grid, Bayesian and halving look at everything they tried. `random` draws settings from the grid and stops at a random
+number of them, which nobody is told: its cost in ε is small and proven (`accounting.selected_epsilon`).
+"""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -13,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from tasks.privacy.tuning.bench import Setting
 
-Search = Literal["grid", "bayes", "halving"]
+Search = Literal["grid", "bayes", "halving", "random"]
 # What a setting of a schedule needs: batch size, epochs -> noise multiplier.
 Noise = Callable[[int, int], float]
 # Utilities of settings, shape (settings, repeats), from a seed.
@@ -35,6 +40,14 @@ class Space:
     def grid(self) -> Iterator[dict[str, float]]:
         for clip, step, schedule in product(self.clips, self.steps, range(len(self.schedules))):
             yield {"clip": clip, "step": step, "schedule": schedule}
+
+    @property
+    def discrete(self) -> dict[str, BaseDistribution]:
+        return {
+            "clip": CategoricalDistribution(self.clips),
+            "step": CategoricalDistribution(self.steps),
+            "schedule": CategoricalDistribution(range(len(self.schedules))),
+        }
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -66,7 +79,7 @@ def run_search(
     Args:
         noise: of a schedule; whatever the search asks for, the noise is what the goal demands.
         judge: called with settings, repeats and a seed.
-        trials: settings to try in all; a grid that is smaller is tried whole.
+        trials: settings to try in all, on average where the search is `random`; a smaller grid is tried whole.
         name, storage: Optuna's study, and the URL where trials are kept: what is there is not tried again.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -78,8 +91,13 @@ def run_search(
         for i in np.random.default_rng(seed).permutation(len(points))[:trials]:
             study.enqueue_trial(points[i], skip_if_exists=True)
         trials = min(trials, len(points))
+    if kind == "random":
+        trials = study.user_attrs.get("stop") or int(np.random.default_rng(secrets.randbits(128)).geometric(1 / trials))
+        study.set_user_attr("stop", trials)
     while (left := trials - sum(t.state.is_finished() for t in study.trials)) > 0:
-        asked = [study.ask(space.distributions) for _ in range(min(left, AT_ONCE))]
+        asked = [
+            study.ask(space.discrete if kind == "random" else space.distributions) for _ in range(min(left, AT_ONCE))
+        ]
         settings = [_setting(trial.params, space, noise) for trial in asked]
         # A trial's seed is its number: a search that was stopped goes on as if it had not been.
         found = judge(settings, 1, seed + asked[0].number)

@@ -17,6 +17,7 @@ from tasks.privacy.accounting import (
     epsilon,
     noise_for,
     noise_for_advantage,
+    selected_epsilon,
 )
 from tasks.privacy.scoring import AttackFigures
 from tasks.privacy.tabular import Table
@@ -102,6 +103,8 @@ def suggest(
         raise GatehouseError(
             f"{ground.records} training records are too few for batches of {SCHEDULES[0][0]}; add some."
         )
+    if search == "random" and goal.name not in ("epsilon", "advantage"):
+        raise GatehouseError(f"A random search answers a wanted ε or advantage, not {goal.name}; use another search.")
     level = goal.value if goal.name == "epsilon" else ANCHOR
 
     @cache
@@ -129,18 +132,21 @@ def suggest(
         name=name,
         storage=storage,
     )
-    carried = _diverse(tried)
     trained = [t.setting for t in tried for _ in t.utilities]
     points = []
-    levels = sorted({own_level, *LEVELS})
-    for i, wanted in enumerate(levels):
-        progress(i, len(levels))
-        settings = [replace(t.setting, noise=noise_at(t.setting.batch_size, t.setting.epochs, wanted)) for t in carried]
-        found = judge(settings, REPEATS, seed + 31 * (i + 1)).mean(1)
-        trained += [s for s in settings for _ in range(REPEATS)]
-        best = int(found.argmax())
-        points.append(_point(ground, settings[best], float(found[best]), delta, seed))
-    progress(len(levels), len(levels))
+    if search == "random":  # the best itself: another look at the records would cost more than its proof says
+        points.append(_point(ground, tried[0].setting, tried[0].mean, delta, seed))
+    else:
+        carried = _diverse(tried)
+        levels = sorted({own_level, *LEVELS})
+        for i, wanted in enumerate(levels):
+            progress(i, len(levels))
+            settings = [replace(t.setting, noise=noise_at(*_schedule(t.setting), wanted)) for t in carried]
+            found = judge(settings, REPEATS, seed + 31 * (i + 1)).mean(1)
+            trained += [s for s in settings for _ in range(REPEATS)]
+            best = int(found.argmax())
+            points.append(_point(ground, settings[best], float(found[best]), delta, seed))
+        progress(len(levels), len(levels))
     attacks_plain = measure_risk(ground, baseline_setting, seed=seed + 1)
     accuracy = 0.5 + attacks_plain[0].membership_advantage.value / 2
     chosen, note = choose(goal, points, utility=baseline["selection_auc"], accuracy=accuracy)
@@ -164,7 +170,9 @@ def suggest(
         front=tuple(pareto(points)),
         points=tuple(points),
         trials=len(trained),
-        tuning_epsilon=composed_epsilon(spent, delta=delta),
+        tuning_epsilon=composed_epsilon(spent, delta=delta)
+        if search != "random"
+        else selected_epsilon(spent, trials=trials, delta=delta),
     )
 
 
@@ -190,11 +198,14 @@ def _diverse(tried: Sequence[Tried]) -> list[Tried]:
     """The best settings, those of one schedule never more than half of them: what is best moves with ε."""
     taken: list[Tried] = []
     for t in tried:
-        own = (t.setting.batch_size, t.setting.epochs)
-        same = sum((u.setting.batch_size, u.setting.epochs) == own for u in taken)
+        same = sum(_schedule(u.setting) == _schedule(t.setting) for u in taken)
         if len(taken) < CARRIED and same < CARRIED // 2:
             taken.append(t)
     return taken
+
+
+def _schedule(setting: Setting) -> tuple[int, int]:
+    return setting.batch_size, setting.epochs
 
 
 def _point(ground: Ground, setting: Setting, utility: float, delta: float, seed: int) -> Point:

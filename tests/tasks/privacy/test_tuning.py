@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import GatehouseError
-from tasks.privacy.accounting import composed_epsilon, epsilon
+from tasks.privacy.accounting import composed_epsilon, epsilon, selected_epsilon
 from tasks.privacy.scoring import Figure
 from tasks.privacy.tabular import Table
 from tasks.privacy.tuning import suggest
@@ -132,6 +132,38 @@ def test_what_all_trainings_spend_is_at_least_what_one_does() -> None:
     assert composed_epsilon([(0.0, 0.1, 5)], delta=1e-5) == float("inf")
 
 
+def test_a_random_search_stops_at_random_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    asked: list[Setting] = []
+
+    def judge(settings, repeats, seed):  # type: ignore[no-untyped-def]
+        asked.extend(settings)
+        return np.full((len(settings), repeats), 0.5)
+
+    space, counts = Space(((64, 10),)), []
+    for i in range(30):
+        asked.clear()
+        options = {"seed": 1, "name": f"s{i}", "storage": f"sqlite:///{tmp_path / 'trials.db'}"}
+        for _ in range(2):
+            tried = run_search("random", space, lambda *_: 1.0, judge, trials=6, **options)
+        assert len(tried) == len(asked) >= 1
+        assert all(s.clip in space.clips and s.step in space.steps for s in asked)
+        counts.append(len(asked))
+    assert len(set(counts)) > 4
+    assert 2 < np.mean(counts) < 14
+
+
+def test_selection_at_random_costs_a_small_multiple() -> None:
+    one = (2.866, 256 / 2400, 375)
+    alone = epsilon(noise_multiplier=one[0], sample_rate=one[1], steps=one[2], delta=4e-5)
+    random = selected_epsilon([one], trials=96, delta=4e-5)
+    assert alone < random < 3.5 * alone
+    assert random < composed_epsilon([one] * 96, delta=4e-5) / 10
+    assert selected_epsilon([one, (1.0, 0.1, 50)], trials=5, delta=4e-5) >= selected_epsilon(
+        [one], trials=5, delta=4e-5
+    )
+    assert selected_epsilon([(0.0, 0.1, 5)], trials=5, delta=1e-5) == float("inf")
+
+
 def test_memory_is_measured_and_privacy_takes_it_away() -> None:
     """Labels at random can only be learnt by heart; noise hides who was there, and the audit stays below the proof."""
     own = table(600)
@@ -174,6 +206,14 @@ def test_a_suggestion_keeps_to_its_goal_and_recomputes(small: None, goal: Goal) 
     assert found.report["auc"] > 0.7
     assert found.baseline["report_auc"] > found.report["auc"] - 0.05
     assert found.as_json()["suggestion"]["epsilon"] == pytest.approx(own.epsilon, abs=1e-6)
+
+
+def test_a_random_search_gives_its_best_and_its_cost(small: None) -> None:
+    found = suggest(table(), Goal("epsilon", 2.0), search="random", trials=4, hidden=(), seed=5)
+    assert len(found.points) == 1
+    assert found.chosen.epsilon <= 2.0 < found.tuning_epsilon < 12
+    with pytest.raises(GatehouseError, match="random search answers a wanted ε or advantage"):
+        suggest(table(), Goal("trade_off", 0.5), search="random")
 
 
 def test_too_few_records_for_a_batch_are_one_clear_error() -> None:
