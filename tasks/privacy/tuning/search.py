@@ -94,10 +94,9 @@ def run_search(
     if kind == "random":
         trials = study.user_attrs.get("stop") or int(np.random.default_rng(secrets.randbits(128)).geometric(1 / trials))
         study.set_user_attr("stop", trials)
+    choices = space.discrete if kind == "random" else space.distributions
     while (left := trials - sum(t.state.is_finished() for t in study.trials)) > 0:
-        asked = [
-            study.ask(space.discrete if kind == "random" else space.distributions) for _ in range(min(left, AT_ONCE))
-        ]
+        asked = [study.ask(choices) for _ in range(min(left, AT_ONCE))]
         settings = [_setting(trial.params, space, noise) for trial in asked]
         # A trial's seed is its number: a search that was stopped goes on as if it had not been.
         found = judge(settings, 1, seed + asked[0].number)

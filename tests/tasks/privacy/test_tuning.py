@@ -142,14 +142,17 @@ def test_a_random_search_stops_at_random_and_goes_on_where_it_was(tmp_path: Path
     space, counts = Space(((64, 10),)), []
     for i in range(30):
         asked.clear()
-        options = {"seed": 1, "name": f"s{i}", "storage": f"sqlite:///{tmp_path / 'trials.db'}"}
-        for _ in range(2):
-            tried = run_search("random", space, lambda *_: 1.0, judge, trials=6, **options)
-        assert len(tried) == len(asked) >= 1
+        run_search("random", space, lambda *_: 1.0, judge, trials=6, seed=1, name=f"s{i}")
         assert all(s.clip in space.clips and s.step in space.steps for s in asked)
         counts.append(len(asked))
+    assert min(counts) >= 1
     assert len(set(counts)) > 4
     assert 2 < np.mean(counts) < 14
+    asked.clear()
+    options = {"seed": 1, "name": "kept", "storage": f"sqlite:///{tmp_path / 'trials.db'}"}
+    for _ in range(2):
+        tried = run_search("random", space, lambda *_: 1.0, judge, trials=6, **options)
+    assert len(tried) == len(asked)
 
 
 def test_selection_at_random_costs_a_small_multiple() -> None:
@@ -157,7 +160,7 @@ def test_selection_at_random_costs_a_small_multiple() -> None:
     alone = epsilon(noise_multiplier=one[0], sample_rate=one[1], steps=one[2], delta=4e-5)
     random = selected_epsilon([one], trials=96, delta=4e-5)
     assert alone < random < 3.5 * alone
-    assert random < composed_epsilon([one] * 96, delta=4e-5) / 10
+    assert random < composed_epsilon([one] * 96, delta=4e-5) / 5
     assert selected_epsilon([one, (1.0, 0.1, 50)], trials=5, delta=4e-5) >= selected_epsilon(
         [one], trials=5, delta=4e-5
     )
