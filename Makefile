@@ -58,6 +58,7 @@ bench: $(INSTALLED)  ## our attacks and detectors beside TrojanZoo's, ART's and 
 	@test -d .gatehouse/bench/torchattacks || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target .gatehouse/bench torchattacks==3.5.1
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/beside_attacks.py
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/beside_trojanzoo.py
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/private_grid.py $(if $(DATA),--data $(DATA)/synthea)
 
 clean:  ## delete everything that runs made (data, models, reports, registry, caches, keys), not .venv
 	@test ! -f .gatehouse/overlay.json || $(BIN)/python -c 'from flows.profile import apply_profile; apply_profile("default", None)'

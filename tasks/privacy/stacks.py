@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.linalg import vector_norm as norms
 
 from tasks.errors import GatehouseError
 
@@ -93,24 +93,23 @@ def train_stacks(
     generator, draws = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     weights, biases = _start(count, (x.shape[1], *hidden, classes), generator)
     parameters = [*weights, *biases]
-    clip, noise, rate = (torch.from_numpy(np.asarray(v, np.float32)) for v in vars(walks).values())
-    expected = (sizes * sample_rate).to(torch.float32)
+    clip, noise, rate = (torch.from_numpy(np.asarray(v, np.float32)).view(-1, 1, 1) for v in vars(walks).values())
+    deviation, expected = noise * clip, (sizes * sample_rate).to(torch.float32).view(-1, 1, 1)
     velocity = [torch.zeros_like(p) for p in parameters]
     mean, averaged = [torch.zeros_like(p) for p in parameters], 0
     for step in range(steps):
         rows, drawn = poisson_batches(count, n, sample_rate, draws)
         batch, present = torch.from_numpy(rows), torch.from_numpy(drawn)
         present &= members.gather(1, batch)
-        summed = clipped_sums(x[batch], y[batch], present, weights, biases, clip=clip)
+        summed = clipped_sums(x[batch], y[batch], present, weights, biases, clip=clip.flatten())
         for p, v, total in zip(parameters, velocity, summed, strict=True):
-            scale = (noise * clip).view(-1, 1, 1)
-            total += scale * torch.randn(total.shape, generator=generator)
-            v.mul_(momentum).add_(total / expected.view(-1, 1, 1))
-            p -= rate.view(-1, 1, 1) * v
+            total.addcmul_(deviation, torch.randn(total.shape, generator=generator))
+            v.mul_(momentum).addcdiv_(total, expected)
+            p.addcmul_(rate, v, value=-1)
         if average and step >= steps // 2:
             averaged += 1
             for m, p in zip(mean, parameters, strict=True):
-                m += (p - m) / averaged
+                m.lerp_(p, 1 / averaged)
         if progress:
             progress(step + 1, steps)
     final = mean if averaged else parameters
@@ -134,7 +133,8 @@ def poisson_batches(
     drawn = rows < records
     if room <= records and drawn[:, -1].any():
         raise GatehouseError("A Poisson batch was larger than what room was kept for; use another seed.")
-    return np.where(drawn, rows, 0), drawn
+    used = max(int(drawn.sum(1).max()), 1)  # those drawn come first
+    return np.where(drawn, rows, 0)[:, :used], drawn[:, :used]
 
 
 def clipped_sums(
@@ -150,15 +150,16 @@ def clipped_sums(
         One tensor a weight, then one a bias, of their shapes.
     """
     inputs = _activations(x, weights, biases)
-    delta = torch.softmax(inputs.pop(), 2) - F.one_hot(y, weights[-1].shape[2])
-    deltas = [delta]
+    probability = torch.softmax(inputs.pop(), 2)
+    deltas = [probability.scatter_add_(2, y.unsqueeze(2), torch.full((*y.shape, 1), -1.0))]
     for layer in range(len(weights) - 1, 0, -1):
         deltas.append(torch.bmm(deltas[-1], weights[layer].transpose(1, 2)) * (inputs[layer] > 0))
     deltas.reverse()
-    squares = [d.square().sum(2) * (a.square().sum(2) + 1) for a, d in zip(inputs, deltas, strict=True)]
-    norm = torch.stack(squares).sum(0).sqrt().clamp(min=1e-12)
-    scale = (clip.view(-1, 1) / norm).clamp(max=1.0) * present
-    scaled = [d * scale.unsqueeze(2) for d in deltas]
+    squares = torch.zeros_like(present, dtype=x.dtype)
+    for a, d in zip(inputs, deltas, strict=True):
+        squares += norms(d, dim=2).square_() * norms(a, dim=2).square_().add_(1)
+    scale = (clip.view(-1, 1) / squares.sqrt_().clamp_(min=1e-12)).clamp_(max=1.0) * present
+    scaled = [d.mul_(scale.unsqueeze(2)) for d in deltas]
     return [
         *(torch.bmm(a.transpose(1, 2), d) for a, d in zip(inputs, scaled, strict=True)),
         *(d.sum(1, keepdim=True) for d in scaled),

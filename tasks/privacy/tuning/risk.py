@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from tasks.privacy.audit import epsilon_floor, guesses
 from tasks.privacy.heads import random_halves
 from tasks.privacy.membership import likelihood_ratio_scores, logit_confidence, unseen_confidence
 from tasks.privacy.ratios import online_ratio_scores, rmia_scores
-from tasks.privacy.scoring import AttackFigures, measure, worst
+from tasks.privacy.scoring import AttackFigures, Figure, measure, membership_advantage, worst
 from tasks.privacy.tuning.bench import Ground, Setting, fit
 
+ATTACKS = ("loss_threshold", "likelihood_ratio", "online_likelihood_ratio", "rmia")
 REFERENCES, ATTACKED = 16, 4  # networks that help an attack, and networks that the attacks are tried on
 CANARY_SHARE, LEAST_CANARIES = 0.1, 100  # records that are added once more with a wrong label, to be found again
 AUDITED, GUESSED = 20, 0.25  # networks of an audit, and the share of canaries guessed on either side
@@ -32,13 +35,28 @@ class Floor:
 
 
 def measure_risk(ground: Ground, setting: Setting, *, seed: int) -> tuple[AttackFigures, ...]:
+    """All figures of every attack (`attack_scores`), the strongest first."""
+    scores, truth = attack_scores(ground, setting, seed=seed)
+    figures = [measure(name, values, truth, seed=seed) for name, values in scores.items()]
+    first = worst([f.membership_advantage for f in figures])
+    return (figures[first], *(f for i, f in enumerate(figures) if i != first))
+
+
+def strongest_advantage(ground: Ground, setting: Setting, *, seed: int, attacks: Sequence[str] = ATTACKS) -> Figure:
+    """Membership advantage of the strongest of these attacks."""
+    scores, truth = attack_scores(ground, setting, seed=seed)
+    figures = [membership_advantage(scores[name], truth, seed=seed) for name in attacks]
+    return figures[worst(figures)]
+
+
+def attack_scores(ground: Ground, setting: Setting, *, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Attack networks that each learnt from a random half of all records, with references that did so too.
 
     Scores of `ATTACKED` networks are pooled: what is measured is the setting's risk, not one network's luck. Of the
     records that a network did not learn from, half are known to the attacker as such, and the rest are attacked.
 
     Returns:
-        The figures of each attack, the strongest first.
+        Scores of the attacked records by attack, each (records,), and bool (records,), which of them were members.
     """
     rows = np.sort(np.concatenate([ground.train, ground.select, ground.report]))
     x, y = ground.x[rows], ground.y[rows]
@@ -47,7 +65,7 @@ def measure_risk(ground: Ground, setting: Setting, *, seed: int) -> tuple[Attack
     included = np.vstack([coins, references])
     stacks = fit(ground, [setting] * len(included), x, y, seed=seed, included=included)
     confidence = logit_confidence(stacks(x).numpy(), y.numpy())
-    probability = 1 / (1 + np.exp(-confidence))
+    probability = expit(confidence)
     theirs, marginal = confidence[ATTACKED:], probability[ATTACKED:].mean(0)
     mean, deviation = unseen_confidence(theirs, references)
     scores: dict[str, list[np.ndarray]] = {}
@@ -61,12 +79,9 @@ def measure_risk(ground: Ground, setting: Setting, *, seed: int) -> tuple[Attack
             "online_likelihood_ratio": online_ratio_scores(confidence[own], theirs, references),
             "rmia": rmia_scores(probability[own], marginal, probability[own][known], marginal[known]),
         }
-        for name, values in found.items():
-            scores.setdefault(name, []).append(values[~known])
-    truth = np.concatenate(members)
-    figures = [measure(name, np.concatenate(values), truth, seed=seed) for name, values in scores.items()]
-    first = worst([f.membership_advantage for f in figures])
-    return (figures[first], *(f for i, f in enumerate(figures) if i != first))
+        for name in ATTACKS:
+            scores.setdefault(name, []).append(found[name][~known])
+    return {name: np.concatenate(values) for name, values in scores.items()}, np.concatenate(members)
 
 
 def measure_floor(ground: Ground, setting: Setting, *, delta: float, seed: int, networks: int = AUDITED) -> Floor:

@@ -23,7 +23,7 @@ from tasks.privacy.scoring import AttackFigures
 from tasks.privacy.tabular import Table
 from tasks.privacy.tuning.bench import Ground, Setting, plain, prepare, utilities
 from tasks.privacy.tuning.goals import Goal, Point, choose, pareto
-from tasks.privacy.tuning.risk import Floor, measure_floor, measure_risk
+from tasks.privacy.tuning.risk import Floor, measure_floor, measure_risk, strongest_advantage
 from tasks.privacy.tuning.search import Search, Space, Tried, run_search
 
 LEVELS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of ε, for the front
@@ -215,5 +215,5 @@ def _point(ground: Ground, setting: Setting, utility: float, delta: float, seed:
         epsilon=epsilon(noise_multiplier=setting.noise, sample_rate=rate, steps=steps, delta=delta),
         advantage_ceiling=advantage_ceiling(noise_multiplier=setting.noise, sample_rate=rate, steps=steps),
         utility=utility,
-        advantage=measure_risk(ground, setting, seed=seed)[0].membership_advantage,
+        advantage=strongest_advantage(ground, setting, seed=seed),
     )
