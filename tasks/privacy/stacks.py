@@ -62,6 +62,7 @@ def train_stacks(
     sample_rate: float,
     steps: int,
     included: np.ndarray | None = None,
+    optimiser: Literal["sgd", "adam"] = "sgd",
     momentum: float = 0.0,
     average: bool = True,
     diverged: Literal["error", "zero"] = "error",
@@ -76,6 +77,7 @@ def train_stacks(
         hidden: widths of the hidden layers.
         sample_rate: probability of each record to be in a batch, in (0, 1].
         included: bool (networks, n), the records that each network learns from; all where None.
+        optimiser: what walks on the noisy mean gradients; `momentum` is of SGD alone.
         average: give the mean of the weights over the second half of the steps, which is free post-processing.
         diverged: what becomes of a network whose weights are no longer finite: an error for all, or zero weights.
         seed: of initialisation, batches and noise; the guarantee holds against those who do not know it.
@@ -95,17 +97,16 @@ def train_stacks(
     parameters = [*weights, *biases]
     clip, noise, rate = (torch.from_numpy(np.asarray(v, np.float32)).view(-1, 1, 1) for v in vars(walks).values())
     deviation, expected = noise * clip, (sizes * sample_rate).to(torch.float32).view(-1, 1, 1)
-    velocity = [torch.zeros_like(p) for p in parameters]
+    walk = _adam(parameters, rate) if optimiser == "adam" else _sgd(parameters, rate, momentum)
     mean, averaged = [torch.zeros_like(p) for p in parameters], 0
     for step in range(steps):
         rows, drawn = poisson_batches(count, n, sample_rate, draws)
         batch, present = torch.from_numpy(rows), torch.from_numpy(drawn)
         present &= members.gather(1, batch)
         summed = clipped_sums(x[batch], y[batch], present, weights, biases, clip=clip.flatten())
-        for p, v, total in zip(parameters, velocity, summed, strict=True):
-            total.addcmul_(deviation, torch.randn(total.shape, generator=generator))
-            v.mul_(momentum).addcdiv_(total, expected)
-            p.addcmul_(rate, v, value=-1)
+        for total in summed:
+            total.addcmul_(deviation, torch.randn(total.shape, generator=generator)).div_(expected)
+        walk(summed)
         if average and step >= steps // 2:
             averaged += 1
             for m, p in zip(mean, parameters, strict=True):
@@ -118,6 +119,34 @@ def train_stacks(
         raise GatehouseError("Private training diverged; lower the learning rate.")
     final = [torch.where(finite, p, 0.0) for p in final]
     return Stacks(tuple(final[: len(weights)]), tuple(final[len(weights) :]))
+
+
+def _sgd(parameters: Sequence[Tensor], rate: Tensor, momentum: float) -> Callable[[Sequence[Tensor]], None]:
+    velocity = [torch.zeros_like(p) for p in parameters]
+
+    def step(gradients: Sequence[Tensor]) -> None:
+        for p, v, g in zip(parameters, velocity, gradients, strict=True):
+            v.mul_(momentum).add_(g)
+            p.addcmul_(rate, v, value=-1)
+
+    return step
+
+
+def _adam(parameters: Sequence[Tensor], rate: Tensor) -> Callable[[Sequence[Tensor]], None]:
+    """Adam (Kingma and Ba 2015) with its usual constants."""
+    first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    steps = 0
+
+    def step(gradients: Sequence[Tensor]) -> None:
+        nonlocal steps
+        steps += 1
+        for p, m, v, g in zip(parameters, first, second, gradients, strict=True):
+            m.lerp_(g, 1 - 0.9)
+            v.mul_(0.999).addcmul_(g, g, value=1 - 0.999)
+            deviation = (v / (1 - 0.999**steps)).sqrt_().add_(1e-8)
+            p.addcmul_(rate, m / (1 - 0.9**steps) / deviation, value=-1)
+
+    return step
 
 
 def poisson_batches(

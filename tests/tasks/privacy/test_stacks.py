@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -64,21 +66,23 @@ def test_clipped_sums_are_opacus(hidden: tuple[int, ...]) -> None:
             torch.testing.assert_close(ours[layers + k][i, 0], theirs[2 * k + 1], atol=1e-5, rtol=1e-4)
 
 
-def test_whole_walks_without_noise_are_plain_sgd_on_the_same_batches() -> None:
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_whole_walks_without_noise_are_torchs_on_the_same_batches(name: Literal["sgd", "adam"]) -> None:
     x, y = blobs(50)
     ours = train_stacks(
-        x, y, walks(1, clip=1e9, rate=0.1), classes=3, hidden=(5,), sample_rate=0.3, steps=12, momentum=0.9,
-        average=False, seed=3,
+        x, y, walks(1, clip=1e9, rate=0.1), classes=3, hidden=(5,), sample_rate=0.3, steps=12, optimiser=name,
+        momentum=0.9, average=False, seed=3,
     )  # fmt: skip
     module = as_module(
         train_stacks(x, y, walks(1), classes=3, hidden=(5,), sample_rate=0.3, steps=0, average=False, seed=3), 0
     )
-    optimiser, draws = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9), np.random.default_rng(3)
+    own = {"sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "adam": lambda p: torch.optim.Adam(p, lr=0.1)}
+    optimiser, draws = own[name](module.parameters()), np.random.default_rng(3)
     for _ in range(12):
         rows, drawn = poisson_batches(1, 50, 0.3, draws)
-        own = rows[0][drawn[0]]
+        batch = rows[0][drawn[0]]
         optimiser.zero_grad()
-        (F.cross_entropy(module(x[own]), y[own], reduction="sum") / (50 * 0.3)).backward()
+        (F.cross_entropy(module(x[batch]), y[batch], reduction="sum") / (50 * 0.3)).backward()
         optimiser.step()
     torch.testing.assert_close(ours(x)[0], module(x), atol=1e-4, rtol=1e-4)
 
