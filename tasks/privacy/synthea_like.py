@@ -58,12 +58,16 @@ def read_sources(folder: Path) -> Sources:
     return Sources(*(pd.read_csv(folder / f) for f in files))
 
 
-def draw(sources: Sources, *, records: int = RECORDS, seed: int) -> pd.DataFrame:
+def draw(sources: Sources, *, records: int = 0, seed: int) -> pd.DataFrame:
     """One row a patient: demographics, conditions, symptoms, complications, `died`, and `cluster` (0 or 1).
 
     The cluster is k-means' (k = 2) on demographic and economic columns, as the study splits its owner's records from
     those of somebody else; 0 is the larger one.
+
+    Args:
+        records: to draw, 0 for as many as the study has.
     """
+    records = records or RECORDS
     rng = np.random.default_rng(seed)
     own = sources.patients.iloc[rng.integers(0, len(sources.patients), records)].reset_index(drop=True)
     born = own["BIRTHDATE"].str[:4].astype(int).to_numpy()

@@ -1,0 +1,171 @@
+"""The study's Part II measured again on one table of two owners: base models, the grid, and what its t chooses.
+
+Members are the owner's training records; the others are a second owner's (another cluster), as in section 6.3.1. So
+what the attack finds is partly a difference between the two owners: the baseline that never asks the model says how
+much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.privacy.accounting import delta_for, epsilon
+from tasks.privacy.art_black_box import black_box_scores, leakage_accuracy
+from tasks.privacy.stacks import Stacks, Walks, train_stacks
+from tasks.privacy.tuning.bench import NETWORKS_AT_ONCE, UNCLIPPED, auc_of
+
+Optimiser = Literal["sgd", "adam"]
+CLIPS, NOISES = np.linspace(0.5, 10, 20), np.linspace(0.5, 10, 20)  # of the study's grid (6.3.3), a step of .5
+TRADE_OFFS = (0.25, 0.5, 0.75)
+CONFIRMED = 5  # trainings of a choice, from fresh seeds
+LOSS = 0.02  # the largest loss of AUC in the constrained mode
+TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the base network is trained, and the private ones with it: only clipping and noise differ (6.2.2)."""
+
+    optimiser: Optimiser
+    hidden: tuple[int, ...]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+
+    def schedule(self, records: int) -> tuple[float, int]:
+        per_epoch = max(1, round(records / self.batch_size))
+        return 1 / per_epoch, self.epochs * per_epoch
+
+
+SYNTHEA: dict[Optimiser, Recipe] = {
+    "sgd": Recipe("sgd", (50, 10), 10, 32, 0.1),
+    "adam": Recipe("adam", (50, 10), 5, 32, 0.01),
+}
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Records (n, width) with labels (n,): what one owner trains and tests on, and those of another."""
+
+    train: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    unseen: tuple[Tensor, Tensor]
+
+
+def split(x: np.ndarray, y: np.ndarray, cluster: np.ndarray, *, seed: int) -> Owners:
+    """Cluster 0 is the owner's, a fifth of it to test on, cluster 1 the other's."""
+    own = np.random.default_rng(seed).permutation(np.flatnonzero(cluster == 0))
+    cut = round(len(own) * TEST_SHARE)
+
+    def part(rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(x[rows]), torch.from_numpy(y[rows])
+
+    return Owners(part(own[cut:]), part(own[:cut]), part(np.flatnonzero(cluster == 1)))
+
+
+def measure(owners: Owners, recipe: Recipe, *, seed: int) -> dict[str, Any]:
+    """Everything of one seed, JSON-ready: the base network, the grid's surface, and each trade-off's choice."""
+    base = _train(owners, recipe, [(UNCLIPPED, 0.0)], seed=seed)
+    start = {"auc": _auc(base, owners.test)[0], "leakage": _leakage(base, 0, owners, seed)}
+    grid = [(float(c), float(s)) for c in CLIPS for s in NOISES]
+    surface = np.concatenate(
+        [
+            _auc(_train(owners, recipe, grid[i : i + NETWORKS_AT_ONCE], seed=seed + 1 + i), owners.test)
+            for i in range(0, len(grid), NETWORKS_AT_ONCE)
+        ]
+    ).reshape(len(CLIPS), len(NOISES))
+    # At one noise the clipping that keeps most; what each leaks is measured once more, on another training.
+    best = [(float(CLIPS[surface[:, j].argmax()]), float(NOISES[j])) for j in range(len(NOISES))]
+    tried = _train(owners, recipe, [(UNCLIPPED, 0.0), *best], seed=seed + 10_007)
+    utility = _auc(tried, owners.test)
+    risk = np.array([_leakage(tried, i, owners, seed) for i in range(len(best) + 1)])
+    rate, steps = recipe.schedule(len(owners.train[1]))
+    delta = delta_for(len(owners.train[1]))
+    rows = []
+    for t in TRADE_OFFS:
+        value = t * (utility - start["auc"]) + (1 - t) * (start["leakage"] - risk)
+        rows.append({"t": t, **_chosen(owners, recipe, int(value.argmax()), best, start["auc"], seed)})
+    allowed = np.flatnonzero(start["auc"] - utility <= LOSS)
+    least = int(allowed[risk[allowed].argmin()]) if len(allowed) else int(utility.argmax())
+    rows.append({"t": f"loss at most {LOSS}", **_chosen(owners, recipe, least, best, start["auc"], seed)})
+    for row in rows:
+        spent = epsilon(noise_multiplier=row["noise"], sample_rate=rate, steps=steps, delta=delta)
+        row["epsilon"] = round(spent, 4) if row["noise"] else None
+    return {
+        "base": {
+            "training_auc": _auc(base, owners.train)[0],
+            "testing_auc": start["auc"],
+            "unseen_auc": _auc(base, owners.unseen)[0],
+            "leakage": start["leakage"],
+            "leakage_without_the_model": _features_only(owners, seed),
+        },
+        "choices": rows,
+        "surface": {
+            "clip": CLIPS.tolist(), "noise": NOISES.tolist(),
+            "utility": [[round(v - start["auc"], 6) for v in row] for row in surface.tolist()],
+            "leakage_at_best_clip": [round(v, 6) for v in risk[1:].tolist()],
+        },
+        "records": {k: len(getattr(owners, k)[1]) for k in ("train", "test", "unseen")},
+        "delta": delta,
+    }  # fmt: skip
+
+
+def _chosen(
+    owners: Owners, recipe: Recipe, index: int, best: Sequence[tuple[float, float]], base: float, seed: int
+) -> dict[str, Any]:
+    """The choice trained anew: index 0 is the training without privacy, the others are `best`'s."""
+    clip, noise = best[index - 1] if index else (UNCLIPPED, 0.0)
+    again = _train(owners, recipe, [(clip, noise)] * CONFIRMED, seed=seed + 20_011)
+    utility = _auc(again, owners.test)
+    risk = [_leakage(again, i, owners, seed + i) for i in range(CONFIRMED)]
+    return {
+        "clip": clip if index else None,
+        "noise": noise,
+        "utility_loss": round(float(base - utility.mean()), 6),
+        "privacy_risk": round(float(np.mean(risk)), 6),
+    }
+
+
+def _train(owners: Owners, recipe: Recipe, settings: Sequence[tuple[float, float]], *, seed: int) -> Stacks:
+    clip, noise = (np.array(v) for v in zip(*settings, strict=True))
+    # SGD's step grows with the clipping norm where gradients are long: the rate is per clipped gradient, as published.
+    walks = Walks(clip, noise, np.full(len(settings), recipe.learning_rate))
+    rate, steps = recipe.schedule(len(owners.train[1]))
+    return train_stacks(
+        *owners.train, walks, classes=2, hidden=recipe.hidden, sample_rate=rate, steps=steps,
+        optimiser=recipe.optimiser, diverged="zero", seed=seed,
+    )  # fmt: skip
+
+
+def _auc(stacks: Stacks, part: tuple[Tensor, Tensor]) -> np.ndarray:
+    return np.array([round(auc_of(z, part[1].numpy()), 6) for z in stacks(part[0]).numpy()])
+
+
+def _leakage(stacks: Stacks, index: int, owners: Owners, seed: int) -> float:
+    """The study's p: members against as many of the other owner's records."""
+    x, y, members = _attacked(owners, seed)
+    probability = torch.softmax(stacks(x)[index], 1).numpy()
+    return round(leakage_accuracy(probability, y.numpy(), members, seed=seed), 6)
+
+
+def _features_only(owners: Owners, seed: int) -> float:
+    """The same attack by the forest on the records themselves: what the two owners' difference alone gives away."""
+    x, y, members = _attacked(owners, seed)
+    scores, rows = black_box_scores(x.numpy(), y.numpy(), members, kind="rf", seed=seed)
+    called, truth = scores > 0.5, members[rows]
+    return round(float((called[truth].mean() + (~called[~truth]).mean()) / 2), 6)
+
+
+def _attacked(owners: Owners, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    each = min(len(owners.train[1]), len(owners.unseen[1]))
+    rng = np.random.default_rng(seed)
+    own, other = (torch.from_numpy(rng.permutation(len(p[1]))[:each]) for p in (owners.train, owners.unseen))
+    x = torch.cat([owners.train[0][own], owners.unseen[0][other]])
+    y = torch.cat([owners.train[1][own], owners.unseen[1][other]])
+    return x, y, np.arange(2 * each) < each
