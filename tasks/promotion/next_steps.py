@@ -40,12 +40,12 @@ NEXT_STEPS: dict[str, str] = {
     "adversarial.attack_sanity": "The attacks did not behave as sound attacks do, so their failure proves nothing: "
     "raise `adversarial.steps` and `adversarial.images`, and look for what hides the gradients.",
     "adversarial.gray_box_success": "Lower the similarity between student and teacher (Figure 38): retrain more "
-    "layers (`student.freeze: all`), train adversarially (`student.adversarial_budget: 0.0157`, 4 of 255), choose a "
-    "teacher that is not public, and do not disclose which one was used.",
+    "layers (`student.freeze: all`), train against larger changes (`student.adversarial_budget: 0.0235` is 6 of 255), "
+    "choose a teacher that is not public, and do not disclose which one was used.",
     "adversarial.black_box_success": "Limit cheap and frequent queries (C.2, C.3), answer with labels only, and train "
     "adversarially (`student.adversarial_budget: 0.0157`, 4 of 255).",
     "adversarial.white_box_success": "Do not expose the model's internals (C.4), limit cheap and frequent queries "
-    "(C.2, C.3), and train adversarially (`student.adversarial_budget: 0.0157`, 4 of 255; Figure 38).",
+    "(C.2, C.3), and train against larger changes (`student.adversarial_budget: 0.0235` is 6 of 255; Figure 38).",
     "privacy": "Regularise first (fewer epochs, more weight decay), then promote the private candidate (8.4.1).",
     "privacy.membership_advantage": "Regularise first (fewer epochs, `student.patience` lower, `student.weight_decay` "
     "higher: 8.4.1 prefers the simpler means); if that is not enough, promote the candidate trained with differential "
