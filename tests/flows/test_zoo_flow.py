@@ -67,7 +67,7 @@ def test_a_trigger_that_wakes_is_tried_on_the_student_of_a_clean_teacher(monkeyp
     main(["--profile", "tiny", "--architecture", "simple_cnn"])
     backdoored, clean = json.loads(zoo.MITIGATION.read_text())["rows"]
     found, own = backdoored["reactivated"]["clean_teacher"], clean["after"]["control"]
-    assert found["relearned"] == pytest.approx(found["after"]["value"] - found["before"]["value"], abs=1e-6)
+    assert found["relearned"] == pytest.approx(found["after"]["value"] - found["before"]["value"], abs=2e-6)
     # The clean row's own student under its own trigger, which is the same white corner.
     assert found["before"] == {k: own[k] for k in found["before"]} | {"worst_class": found["before"]["worst_class"]}
     assert "clean_teacher" not in clean["reactivated"]
