@@ -25,15 +25,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from tasks.files import write_json
-from tasks.privacy.synthea_like import draw, read_sources
-from tasks.privacy.tabular import Table, encode
-from tasks.privacy.tuning.bench import Ground, Setting, prepare, utilities
+from tasks.privacy.study import CLIPS, NOISES, SYNTHEA
+from tasks.privacy.synthea_like import as_table, draw, read_sources
+from tasks.privacy.tabular import Table
+from tasks.privacy.tuning.bench import Ground, Setting, prepare, schedule, utilities
 from tasks.privacy.tuning.goals import Point, pareto
 from tasks.privacy.tuning.risk import strongest_advantage
 
 OUT = Path("reports/bench/private_grid.json")
-CLIPS, NOISES = np.linspace(0.5, 10, 20), np.linspace(0.5, 10, 20)  # the study's ranges (6.3.3), without no noise
-BATCH, EPOCHS, RATE, HIDDEN, TRIALS = 64, 10, 0.05, (50, 10), 25  # the study's network and length of training
+RECIPE = SYNTHEA["sgd"]  # the study's network, batch size and length of training
+TRIALS = 25
 RECORDS, FEATURES = 1384, 62
 
 
@@ -41,9 +42,7 @@ def table(folder: Path | None, seed: int) -> tuple[Table, str]:
     """The larger cluster of the Synthea-like set, or a table of its size."""
     if folder is not None:
         drawn = draw(read_sources(folder), seed=seed)
-        own = drawn[drawn["cluster"] == 0].drop(columns="cluster")
-        y = own.pop("died").to_numpy().astype(np.int64)
-        return encode(own, y, ("survived", "died"), source=str(folder)), "Synthea-like, cluster 0"
+        return as_table(drawn[drawn["cluster"] == 0]), "Synthea-like, cluster 0"
     rng = np.random.default_rng(seed)
     x = rng.uniform(-1, 1, (RECORDS, FEATURES)).astype(np.float32)
     y = (x[:, :8].sum(1) + rng.normal(0, 1, RECORDS) > 1).astype(np.int64)
@@ -53,7 +52,11 @@ def table(folder: Path | None, seed: int) -> tuple[Table, str]:
 def grid(ground: Ground, seed: int) -> dict[str, Any]:
     """All settings of the grid, and attacks with 16 references on those that nothing beats."""
     started = time.process_time()
-    settings = [Setting(BATCH, EPOCHS, float(c), float(c) * RATE, float(s)) for c in CLIPS for s in NOISES]
+    settings = [
+        Setting(RECIPE.batch_size, RECIPE.epochs, float(c), float(c) * RECIPE.learning_rate, float(s))
+        for c in CLIPS
+        for s in NOISES
+    ]
     found = utilities(ground, settings, repeats=1, rows=ground.select, seed=seed)[:, 0]
     trained = time.process_time() - started
     nothing: Any = None  # a point's risk is measured for the front alone; at one schedule ε falls as noise rises
@@ -72,7 +75,7 @@ def grid(ground: Ground, seed: int) -> dict[str, Any]:
 
 def network(ground: Ground) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in pairwise((ground.x.shape[1], *HIDDEN, ground.classes)):
+    for inputs, outputs in pairwise((ground.x.shape[1], *RECIPE.hidden, ground.classes)):
         layers += [nn.ReLU(), nn.Linear(inputs, outputs)] if layers else [nn.Linear(inputs, outputs)]
     return nn.Sequential(*layers)
 
@@ -84,12 +87,12 @@ def opacus(ground: Ground, seed: int) -> dict[str, Any]:
     for trial in range(TRIALS):
         torch.manual_seed(seed + trial)
         module = network(ground)
-        optimiser = torch.optim.SGD(module.parameters(), lr=RATE, momentum=0.9)
+        optimiser = torch.optim.SGD(module.parameters(), lr=RECIPE.learning_rate, momentum=0.9)
         module, optimiser, loader = PrivacyEngine().make_private(
-            module=module, optimizer=optimiser, data_loader=DataLoader(part, batch_size=BATCH),
+            module=module, optimizer=optimiser, data_loader=DataLoader(part, batch_size=RECIPE.batch_size),
             noise_multiplier=float(rng.choice(NOISES)), max_grad_norm=float(rng.choice(CLIPS)),
         )  # fmt: skip
-        for _ in range(EPOCHS):
+        for _ in range(RECIPE.epochs):
             for x, y in loader:
                 optimiser.zero_grad()
                 F.cross_entropy(module(x), y).backward()
@@ -101,13 +104,14 @@ def bare_opacus(ground: Ground, seed: int) -> dict[str, Any]:
     """The same with Opacus' hooks and optimiser alone: no engine, no loader, records taken by index."""
     rng = np.random.default_rng(seed)
     x, y = ground.x[ground.train], ground.y[ground.train]
-    rate, steps = Setting(BATCH, EPOCHS, 1.0, RATE, 1.0).schedule(ground.records)
+    rate, steps = schedule(ground.records, RECIPE.batch_size, RECIPE.epochs)
     started = time.process_time()
     for trial in range(TRIALS):
         torch.manual_seed(seed + trial)
         module = GradSampleModule(network(ground), loss_reduction="sum")
         optimiser = DPOptimizer(
-            torch.optim.SGD(module.parameters(), lr=RATE, momentum=0.9), noise_multiplier=float(rng.choice(NOISES)),
+            torch.optim.SGD(module.parameters(), lr=RECIPE.learning_rate, momentum=0.9),
+            noise_multiplier=float(rng.choice(NOISES)),
             max_grad_norm=float(rng.choice(CLIPS)), expected_batch_size=rate * len(y), loss_reduction="mean",
         )  # fmt: skip
         for rows in UniformWithReplacementSampler(num_samples=len(y), sample_rate=rate, steps=steps):
@@ -126,7 +130,7 @@ def main() -> None:
     rows = []
     for seed in range(options.runs):
         own, what = table(options.data, seed)
-        ground = prepare(own, hidden=HIDDEN, seed=seed)
+        ground = prepare(own, hidden=RECIPE.hidden, seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Opacus on first layers and on secure generators
             peers = {"opacus": opacus(ground, seed), "bare_opacus": bare_opacus(ground, seed)}
@@ -143,7 +147,7 @@ def main() -> None:
         "runs": rows,
         "data": what,
         "records": ground.records,
-        "network": [ground.x.shape[1], *HIDDEN, ground.classes],
+        "network": [ground.x.shape[1], *RECIPE.hidden, ground.classes],
         "hardware": f"{os.cpu_count()} cores {platform.machine()}, no GPU, 1 thread",
         "command": "python benchmarks/private_grid.py" + (" --data FOLDER" if options.data else ""),
     }

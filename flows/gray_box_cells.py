@@ -12,7 +12,7 @@ from tasks.backdoor.drill import student_of
 from tasks.backdoor.study.cells import StudentCell, TeacherCell
 from tasks.backdoor.study.experiments import plain
 from tasks.errors import GatehouseError
-from tasks.evasion.attacks.fingerprint import answers_of, blank_images, fingerprint, named
+from tasks.evasion.attacks.fingerprint import confusion
 from tasks.evasion.gray_box import measure_gray_box
 from tasks.evasion.sample import choose_sample
 from tasks.models.architectures import Classifier
@@ -122,17 +122,11 @@ def published_lite0(*, channels: int, image_size: int) -> Classifier:
 
 def _named(cell: Named) -> dict[str, Any]:
     student = trained_student(cell.student, teacher_of(cell.student.teacher).model)
-    probes = {}
-    for candidate in cell.candidates:
-        model = teacher_of(candidate).model
-        _, channels, side, _ = study_data(candidate.data)[1].images.shape
-        probes[candidate.name] = blank_images(model, channels=channels, side=side, count=cell.probes, seed=cell.probes)
-    found = fingerprint(answers_of(student), probes)
-    return {
-        "dispersions": {name: round(value, 6) for name, value in found.items()},
-        "named": named(found),
-        "right": named(found) == cell.student.teacher.name,
-    }
+    _, channels, side, _ = study_data(cell.student.teacher.data)[1].images.shape
+    asked = {"channels": channels, "side": side, "count": cell.probes, "seed": cell.probes}
+    lineup = {candidate.name: teacher_of(candidate).model for candidate in cell.candidates}
+    found = confusion({cell.student.name: student}, lineup, **asked)[0]
+    return {**{k: found[k] for k in ("dispersions", "named")}, "right": found["named"] == cell.student.teacher.name}
 
 
 ACTS: dict[type, Callable[[Any], dict[str, Any]]] = {

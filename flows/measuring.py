@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from flows.cells import Done, Work, run_cells
 from flows.profile import profile_params
 from flows.stage import Context, as_flow
+from flows.terminal import mendable, terminal
 from tasks.errors import GatehouseError
 from tasks.files import write_json
 
@@ -73,8 +71,8 @@ def command_line(name: str, description: str | None) -> argparse.ArgumentParser:
 
 def start(name: str, options: argparse.Namespace, body: Callable[[Context], None]) -> None:
     """Run a measurement, as a Prefect flow where a server is named; what is wrong is one sentence, and exit code 1."""
-    console = Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None)
-    try:
+    console = terminal()
+    with mendable(name, console):
         if options.workers < 1:
             raise GatehouseError("--workers must be at least 1.")
         context = Context(name, "", profile_params(options.profile, options.data or None), console, "")
@@ -82,6 +80,3 @@ def start(name: str, options: argparse.Namespace, body: Callable[[Context], None
             as_flow(name, lambda: body(context))
         else:
             body(context)
-    except GatehouseError as error:
-        console.print(f"[bold red]{name}: {error}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from None

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from flows.study_cells import hardware
 from tasks.privacy.study import SYNTHEA, Optimiser, measure, split
-from tasks.privacy.synthea_like import draw, read_sources
-from tasks.privacy.tabular import encode
+from tasks.privacy.synthea_like import as_table, draw, read_sources
 
 VERSION = "1"  # raise it when a change of the code changes figures
 
@@ -32,7 +29,6 @@ class PrivateCell:
 
 def work(cell: PrivateCell) -> dict[str, Any]:
     drawn = draw(read_sources(Path(cell.folder)), seed=cell.seed)
-    described = drawn.drop(columns=["died", "cluster"])
-    table = encode(described, drawn["died"].to_numpy().astype(np.int64), ("survived", "died"), source="the set")
+    table = as_table(drawn)
     owners = split(table.x, table.y, drawn["cluster"].to_numpy(), seed=cell.seed)
     return measure(owners, SYNTHEA[cell.optimiser], seed=cell.seed) | {"hardware": hardware()}

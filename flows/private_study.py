@@ -7,7 +7,6 @@ a run that was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from flows.cells import Done, run_cells
 from flows.measuring import REPORTS
 from flows.private_cells import VERSION, PrivateCell, work
 from flows.stage import limit_threads
+from flows.terminal import bar, mendable, terminal
 from tasks.errors import GatehouseError
 from tasks.files import sha256_file, write_json
 from tasks.privacy.study import SYNTHEA
@@ -45,8 +45,7 @@ def private_study(folder: Path, *, seeds: int, workers: int, reports: Path, cons
     cells = [PrivateCell(digest, str(folder), o, 7 + 1000 * i) for o in SYNTHEA for i in range(seeds)]
 
     def progress(done: int, total: int, name: str) -> None:
-        bar = f"{'█' * round(20 * done / total):<20}"
-        console.print(f"[bold]private_study[/bold]  {bar} {done}/{total} {name}", highlight=False)
+        console.print(f"[bold]private_study[/bold]  {bar(done, total)} {name}", highlight=False)
 
     outcomes = run_cells(
         cells, work, folder=STORE / "cells", workers=workers, version=VERSION, progress=progress
@@ -105,9 +104,7 @@ def _choices(done: Sequence[Done]) -> dict[str, Any]:
                     **{k: over_seeds([f[k] for f in found]) for k in (*COMPARED, "epsilon")},
                     "chosen": [{k: f[k] for k in ("clip", "noise", *COMPARED)} for f in found],
                     "seeds": [d.cell.seed for d in own],
-                    "published": dict(zip(("utility_loss", "privacy_risk"), published, strict=True))
-                    if published
-                    else None,
+                    "published": dict(zip(COMPARED, published, strict=True)) if published else None,
                 }
             )
     table = _table("What the trade-off t chooses on the grid, each choice trained anew five times", rows, done)
@@ -128,15 +125,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1, help="cells at a time, each on one thread")
     parser.add_argument("--out", type=Path, default=REPORTS, help="where the tables go")
     options = parser.parse_args(argv)
-    console = Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None)
+    console = terminal()
     limit_threads(1)
-    try:
+    with mendable("private_study", console):
         private_study(
             options.data.resolve(), seeds=options.seeds, workers=options.workers, reports=options.out, console=console
         )
-    except GatehouseError as error:
-        console.print(f"[bold red]private_study: {error}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

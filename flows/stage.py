@@ -17,7 +17,7 @@ from uuid import UUID
 
 from rich.console import Console
 
-from tasks.errors import GatehouseError
+from flows.terminal import bar, mendable, terminal
 from tasks.params import Params, load_params
 
 PARENT_TASK_RUN = "GATEHOUSE_PARENT_TASK_RUN_ID"
@@ -45,8 +45,7 @@ class Context:
         if now - self.last_progress < 1 and done < total:
             return
         self.last_progress = now
-        bar = "█" * round(20 * done / max(total, 1))
-        self.say(f"{bar:<20} {done}/{total} {text}")
+        self.say(f"{bar(done, total)} {text}")
         if os.environ.get("PREFECT_API_URL"):
             self._progress_artifact(100 * done / max(total, 1), text)
 
@@ -84,22 +83,20 @@ def main(stage: str, body: Body, *, per_candidate: bool = False, argv: list[str]
     name = f"{stage}@{candidate}" if candidate else stage
     trace_reads(name)
     # DVC captures no terminal: colours and widths come from the lifecycle, which prints what a stage says.
-    console = Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None)
+    console = terminal()
     try:
-        params = load_params()
-        limit_threads(params.run.threads)
+        with mendable(name, console):
+            params = load_params()
+            limit_threads(params.run.threads)
 
-        def tracked() -> None:
-            with _mlflow_run(name) as run_id:
-                body(Context(name, candidate, params, console, run_id))
+            def tracked() -> None:
+                with _mlflow_run(name) as run_id:
+                    body(Context(name, candidate, params, console, run_id))
 
-        if os.environ.get("PREFECT_API_URL"):
-            as_flow(name, tracked)
-        else:
-            tracked()
-    except GatehouseError as error:
-        console.print(f"[bold red]{name}: {error}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from None
+            if os.environ.get("PREFECT_API_URL"):
+                as_flow(name, tracked)
+            else:
+                tracked()
     except OSError as error:
         if error.errno is None or error.filename is None:
             raise

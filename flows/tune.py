@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import get_args
@@ -11,6 +10,7 @@ from typing import get_args
 from rich.console import Console
 
 from flows.stage import limit_threads
+from flows.terminal import bar, mendable, terminal
 from tasks.errors import GatehouseError
 from tasks.files import sha256_bytes, write_json, write_text
 from tasks.privacy.tabular import read_table
@@ -35,7 +35,7 @@ def tune(options: argparse.Namespace, console: Console) -> None:
         console.print(f"[bold]tune[/bold]  {words}", highlight=False, soft_wrap=True)
 
     def progress(done: int, total: int) -> None:
-        say(f"{'█' * round(20 * done / total):<20} {done}/{total} levels of ε")
+        say(f"{bar(done, total)} levels of ε")
 
     started, out = time.monotonic(), options.out
     goal = _goal(options)
@@ -107,10 +107,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--hidden", type=int, nargs="*", default=[32], help="widths of hidden layers (default 32)")
     parser.add_argument("--delta", type=float, default=0.0, help="default: a tenth of one over the training records")
     parser.add_argument("--seed", type=int, default=7)
-    console = Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None)
+    console = terminal()
     limit_threads(1)
-    try:
+    with mendable("tune", console):
         tune(parser.parse_args(argv), console)
-    except GatehouseError as error:
-        console.print(f"[bold red]tune: {error}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from None

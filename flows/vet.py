@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from flows.stage import limit_threads
+from flows.terminal import bar, mendable, terminal
 from flows.vet_report import power_in_words
 from flows.vetting import CANARIES, CLEAN, references, vetted
 from tasks.backdoor.references import split
 from tasks.data.clean_set import read_clean_set
-from tasks.errors import GatehouseError
 from tasks.files import write_json
 from tasks.teachers.card import load_card
 from tasks.teachers.opening import open_teacher
@@ -31,7 +30,7 @@ def vet(
         console.print(f"[bold]vet[/bold]  {text}", highlight=False, soft_wrap=True)
 
     def progress(done: int, total: int, text: str) -> None:
-        say(f"{'█' * round(20 * done / total):<20} {done}/{total} {text}")
+        say(f"{bar(done, total)} {text}")
 
     started = time.monotonic()
     offer = load_card(card)
@@ -75,13 +74,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--canaries", type=int, default=CANARIES, help=f"canaries to train (default {CANARIES})")
     parser.add_argument("--workers", type=int, default=2, help="processes at a time (default 2)")
     asked = parser.parse_args(argv)
-    console = Console(file=sys.stdout, width=160 if not sys.stdout.isatty() else None)
+    console = terminal()
     limit_threads(1)
-    try:
+    with mendable("vet", console):
         vet(
             asked.card, asked.data, asked.out, images=asked.images, seed=asked.seed, clean=asked.clean,
             canaries=asked.canaries, workers=asked.workers, console=console,
         )  # fmt: skip
-    except GatehouseError as error:
-        console.print(f"[bold red]vet: {error}", highlight=False, soft_wrap=True)
-        raise SystemExit(1) from None

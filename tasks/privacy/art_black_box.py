@@ -7,12 +7,14 @@ answers and the true label.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from tasks.errors import GatehouseError
+from tasks.models.metrics import balanced_accuracy
 
 Kind = Literal["rf", "nn"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -63,12 +65,13 @@ def black_box_scores(
     return np.asarray(found, float).reshape(len(held), -1)[:, -1], held
 
 
-def leakage_accuracy(probability: np.ndarray, labels: np.ndarray, is_member: np.ndarray, *, seed: int) -> float:
-    """The study's privacy loss p: the better of the two attacks' balanced accuracies, in [0, 1], .5 is guessing."""
+def leakage_accuracy(
+    probability: np.ndarray, labels: np.ndarray, is_member: np.ndarray, *, kinds: Sequence[Kind] = KINDS, seed: int
+) -> float:
+    """The study's privacy loss p: the best of the attacks' balanced accuracies, in [0, 1], .5 is guessing."""
 
     def accuracy(kind: Kind) -> float:
         scores, rows = black_box_scores(probability, labels, is_member, kind=kind, seed=seed)
-        called, truth = scores > 0.5, is_member[rows]
-        return float((called[truth].mean() + (~called[~truth]).mean()) / 2)
+        return balanced_accuracy(scores > 0.5, is_member[rows])
 
-    return max(accuracy(kind) for kind in KINDS)
+    return max(accuracy(kind) for kind in kinds)

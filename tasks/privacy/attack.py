@@ -167,14 +167,14 @@ def in_words(figures: CandidateFigures, ceiling: float | None) -> str:
     advantage = figures.strongest.membership_advantage
     sentence = (
         "Whoever must say whether one given record was in the training data, where half of those asked about were, is "
-        f"right 50 times in 100 by guessing, {_times(advantage.value)} times with the strongest attack measured here "
-        f"(up to {_times(advantage.high)} by its interval)"
+        f"right 50 times in 100 by guessing, {right_in_100(advantage.value)} times with the strongest attack measured "
+        f"here (up to {right_in_100(advantage.high)} by its interval)"
     )
     if ceiling is None:
         return sentence + "; attacks that were not run may do better."
-    return sentence + f"; no attack at all can be right more than {_times(ceiling)} times, which is proven."
+    return sentence + f"; no attack at all can be right more than {right_in_100(ceiling)} times, which is proven."
 
 
-def _times(advantage: float) -> int:
+def right_in_100(advantage: float) -> int:
     """Right answers in 100 at this advantage, where members and non-members are equally likely."""
     return round(50 + 50 * advantage)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from tasks.privacy.accounting import delta_for, epsilon
-from tasks.privacy.art_black_box import black_box_scores, leakage_accuracy
+from tasks.privacy.art_black_box import leakage_accuracy
 from tasks.privacy.stacks import Stacks, Walks, train_stacks
-from tasks.privacy.tuning.bench import NETWORKS_AT_ONCE, UNCLIPPED, auc_of
+from tasks.privacy.tuning.bench import NETWORKS_AT_ONCE, UNCLIPPED, auc_of, schedule
 
 Optimiser = Literal["sgd", "adam"]
 CLIPS, NOISES = np.linspace(0.5, 10, 20), np.linspace(0.5, 10, 20)  # of the study's grid (6.3.3), a step of .5
@@ -37,10 +37,6 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float
-
-    def schedule(self, records: int) -> tuple[float, int]:
-        per_epoch = max(1, round(records / self.batch_size))
-        return 1 / per_epoch, self.epochs * per_epoch
 
 
 SYNTHEA: dict[Optimiser, Recipe] = {
@@ -85,7 +81,7 @@ def measure(owners: Owners, recipe: Recipe, *, seed: int) -> dict[str, Any]:
     tried = _train(owners, recipe, [(UNCLIPPED, 0.0), *best], seed=seed + 10_007)
     utility = _auc(tried, owners.test)
     risk = np.array([_leakage(tried, i, owners, seed) for i in range(len(best) + 1)])
-    rate, steps = recipe.schedule(len(owners.train[1]))
+    rate, steps = schedule(len(owners.train[1]), recipe.batch_size, recipe.epochs)
     delta = delta_for(len(owners.train[1]))
     rows = []
     for t in TRADE_OFFS:
@@ -136,7 +132,7 @@ def _train(owners: Owners, recipe: Recipe, settings: Sequence[tuple[float, float
     clip, noise = (np.array(v) for v in zip(*settings, strict=True))
     # SGD's step grows with the clipping norm where gradients are long: the rate is per clipped gradient, as published.
     walks = Walks(clip, noise, np.full(len(settings), recipe.learning_rate))
-    rate, steps = recipe.schedule(len(owners.train[1]))
+    rate, steps = schedule(len(owners.train[1]), recipe.batch_size, recipe.epochs)
     return train_stacks(
         *owners.train, walks, classes=2, hidden=recipe.hidden, sample_rate=rate, steps=steps,
         optimiser=recipe.optimiser, diverged="zero", seed=seed,
@@ -157,9 +153,7 @@ def _leakage(stacks: Stacks, index: int, owners: Owners, seed: int) -> float:
 def _features_only(owners: Owners, seed: int) -> float:
     """The same attack by the forest on the records themselves: what the two owners' difference alone gives away."""
     x, y, members = _attacked(owners, seed)
-    scores, rows = black_box_scores(x.numpy(), y.numpy(), members, kind="rf", seed=seed)
-    called, truth = scores > 0.5, members[rows]
-    return round(float((called[truth].mean() + (~called[~truth]).mean()) / 2), 6)
+    return round(leakage_accuracy(x.numpy(), y.numpy(), members, kinds=("rf",), seed=seed), 6)
 
 
 def _attacked(owners: Owners, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:

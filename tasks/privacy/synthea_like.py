@@ -18,6 +18,7 @@ from sklearn.cluster import KMeans
 from sklearn.preprocessing import MinMaxScaler
 
 from tasks.errors import GatehouseError
+from tasks.privacy.tabular import Table, encode
 
 RECORDS = 2420  # 1 088 to train on, 296 to test on, 1 036 unseen: the study's sizes
 YEAR = 2020
@@ -100,6 +101,12 @@ def draw(sources: Sources, *, records: int = 0, seed: int) -> pd.DataFrame:
     out["died"] = died
     out["cluster"] = _cluster(out, seed)
     return out
+
+
+def as_table(drawn: pd.DataFrame) -> Table:
+    """The drawn patients as a table to learn from: `died` is the label, the cluster is left out."""
+    described = drawn.drop(columns=["died", "cluster"])
+    return encode(described, drawn["died"].to_numpy().astype(np.int64), ("survived", "died"), source="the drawn set")
 
 
 def _condition_rates(sources: Sources) -> dict[str, np.ndarray]:

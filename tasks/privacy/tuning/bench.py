@@ -38,12 +38,17 @@ class Setting:
         return self.step / self.clip
 
     def schedule(self, records: int) -> tuple[float, int]:
-        """Sample rate and steps that see about `epochs` times as many records as there are."""
-        per_epoch = max(1, round(records / self.batch_size))
-        return 1 / per_epoch, self.epochs * per_epoch
+        """Sample rate and steps (see `schedule`)."""
+        return schedule(records, self.batch_size, self.epochs)
 
     def as_json(self) -> dict[str, Any]:
         return {k: round(v, 6) for k, v in asdict(self).items()} | {"learning_rate": round(self.learning_rate, 6)}
+
+
+def schedule(records: int, batch_size: int, epochs: int) -> tuple[float, int]:
+    """Sample rate and steps that see about `epochs` times as many records as there are."""
+    per_epoch = max(1, round(records / batch_size))
+    return 1 / per_epoch, epochs * per_epoch
 
 
 @dataclass(frozen=True)

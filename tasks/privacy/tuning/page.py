@@ -6,22 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.privacy.attack import right_in_100
 from tasks.promotion.dossier.blocks import Block, figures, table, text
 from tasks.promotion.dossier.reports import embedded
 from tasks.promotion.dossier.templates import fill_template
-from tasks.promotion.dossier.words import figure, measured, number
+from tasks.promotion.dossier.words import ATTACKS, figure, measured, number
 
 GOALS = {
     "epsilon": "ε of at most {:g}",
     "advantage": "membership advantage of any attack of at most {:g}, proven",
     "utility_loss": "loss of AUC of at most {:g}",
     "trade_off": "trade-off t = {:g} between utility and privacy (study, 6.2.4)",
-}
-ATTACKS = {
-    "loss_threshold": "Loss threshold (Yeom 2018)",
-    "likelihood_ratio": "Likelihood ratio, offline (Carlini 2022)",
-    "online_likelihood_ratio": "Likelihood ratio, online (Carlini 2022)",
-    "rmia": "RMIA (Zarifzadeh 2024)",
 }
 LEFT_OUT = (
     "ε covers one record, not a person with several, and neither the encoding of the columns (ranks, categories) nor "
@@ -89,8 +84,8 @@ def _means(report: Mapping[str, Any]) -> list[Block]:
     words = (
         "Whoever must say whether one given person was among the training records, where half of those asked about "
         "were, is right 50 times in 100 by guessing, "
-        f"{_times(private['membership_advantage']['value'])} times with the strongest attack measured here, and at "
-        f"most {_times(ceiling)} times with any attack whatsoever, which is proven."
+        f"{right_in_100(private['membership_advantage']['value'])} times with the strongest attack measured here, and "
+        f"at most {right_in_100(ceiling)} times with any attack whatsoever, which is proven."
     )
     floor = report["floor"]
     rows = [
@@ -112,10 +107,6 @@ def _means(report: Mapping[str, Any]) -> list[Block]:
     head = ["", "Without privacy", "Suggestion"]
     caption = f"Beside training without privacy; {after['seeds']} trainings from fresh seeds"
     return [text(words), table(caption, head, rows, numeric=(1, 2)), text(audit)]
-
-
-def _times(advantage: float) -> int:
-    return round(50 + 50 * advantage)
 
 
 def _front(report: Mapping[str, Any], picture: Path) -> list[Block]:

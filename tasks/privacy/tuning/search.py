@@ -51,10 +51,9 @@ class Space:
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        return {
+        return self.discrete | {
             "clip": FloatDistribution(min(self.clips), max(self.clips), log=True),
             "step": FloatDistribution(min(self.steps), max(self.steps), log=True),
-            "schedule": CategoricalDistribution(range(len(self.schedules))),
         }
 
 

@@ -21,7 +21,7 @@ from tasks.privacy.accounting import (
 )
 from tasks.privacy.scoring import AttackFigures
 from tasks.privacy.tabular import Table
-from tasks.privacy.tuning.bench import Ground, Setting, plain, prepare, utilities
+from tasks.privacy.tuning.bench import Ground, Setting, plain, prepare, schedule, utilities
 from tasks.privacy.tuning.goals import Goal, Point, choose, pareto
 from tasks.privacy.tuning.risk import Floor, measure_floor, measure_risk, strongest_advantage
 from tasks.privacy.tuning.search import Search, Space, Tried, run_search
@@ -105,14 +105,14 @@ def suggest(
         )
     if search == "random" and goal.name not in ("epsilon", "advantage"):
         raise GatehouseError(f"A random search answers a wanted ε or advantage, not {goal.name}; use another search.")
-    level = goal.value if goal.name == "epsilon" else ANCHOR
+    sought = goal if goal.name in ("epsilon", "advantage") else Goal("epsilon", ANCHOR)
 
     @cache
-    def noise_at(batch_size: int, epochs: int, wanted: float) -> float:
-        rate, steps = Setting(batch_size, epochs, 1.0, 1.0, 1.0).schedule(ground.records)
-        if wanted == 0.0:  # the goal's own advantage
-            return noise_for_advantage(goal.value, sample_rate=rate, steps=steps)
-        return noise_for(wanted, sample_rate=rate, steps=steps, delta=delta)
+    def noise_at(batch_size: int, epochs: int, wanted: Goal) -> float:
+        rate, steps = schedule(ground.records, batch_size, epochs)
+        if wanted.name == "advantage":
+            return noise_for_advantage(wanted.value, sample_rate=rate, steps=steps)
+        return noise_for(wanted.value, sample_rate=rate, steps=steps, delta=delta)
 
     def judge(settings: Sequence[Setting], repeats: int, own: int) -> np.ndarray:
         return utilities(ground, settings, repeats=repeats, rows=ground.select, seed=own)
@@ -121,11 +121,10 @@ def suggest(
     space = Space(schedules)
     baseline_setting, baseline = _baseline(ground, space, seed)
     say(f"searching {trials} settings")
-    own_level = 0.0 if goal.name == "advantage" else level
     tried = run_search(
         search,
         space,
-        lambda b, e: noise_at(b, e, own_level),
+        lambda b, e: noise_at(b, e, sought),
         judge,
         trials=trials,
         seed=seed,
@@ -138,7 +137,7 @@ def suggest(
         points.append(_point(ground, tried[0].setting, tried[0].mean, delta, seed))
     else:
         carried = _diverse(tried)
-        levels = sorted({own_level, *LEVELS})
+        levels = sorted({sought, *(Goal("epsilon", e) for e in LEVELS)}, key=lambda g: (g.name, g.value))
         for i, wanted in enumerate(levels):
             progress(i, len(levels))
             settings = [replace(t.setting, noise=noise_at(*_schedule(t.setting), wanted)) for t in carried]

@@ -53,6 +53,27 @@ TITLES = {
     "epsilon": "Privacy bound ε",
 }
 
+ATTACKS_ON_IMAGES = {
+    "apgd": "Auto-PGD",
+    "mimicry": "Mimicry of another class's features",
+    "inner_mimicry": "Mimicry of an inner block",
+    "repulsion": "Repulsion from the own features",
+    "activation": "Activation of one feature",
+    "own_head": "Auto-PGD on the teacher with an own head",
+    "own_student": "Auto-PGD on an own student of the teacher",
+    "square": "Square attack on the scores",
+    "hop_skip_jump": "HopSkipJump on the labels",
+    "substitute": "Auto-PGD on a substitute",
+    "noise": "Noise",
+}
+ATTACKS = {
+    "loss_threshold": "Loss threshold (Yeom 2018)",
+    "likelihood_ratio": "Likelihood ratio, offline (Carlini 2022)",
+    "online_likelihood_ratio": "Likelihood ratio, online (Carlini 2022)",
+    "rmia": "RMIA (Zarifzadeh 2024)",
+    "features_only": "Baseline: sees the features alone, never asks the model",
+}
+
 GLOSSARY = (
     ("Teacher, student", "The model that somebody else trained, and the model that was made from it for the own task."),
     ("Backdoor, trigger", "Behaviour planted in a model that a pattern in the image, the trigger, calls up."),

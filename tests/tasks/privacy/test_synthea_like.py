@@ -11,8 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
 from tasks.errors import GatehouseError
-from tasks.privacy.synthea_like import RECORDS, Sources, draw, read_sources
-from tasks.privacy.tabular import encode
+from tasks.privacy.synthea_like import RECORDS, Sources, as_table, draw, read_sources
 
 PUBLISHED = Path(__file__).parents[4] / "shared/data/synthea"
 
@@ -79,8 +78,6 @@ def test_the_published_sample_gives_a_set_like_the_studys() -> None:
     drawn = draw(read_sources(PUBLISHED), seed=7)
     assert len(drawn) == RECORDS
     assert 0.4 < (drawn["cluster"] == 1).mean() <= 0.5  # the study: 1 036 of 2 420
-    table = encode(
-        drawn.drop(columns=["died", "cluster"]), drawn["died"].to_numpy().astype(np.int64), ("no", "yes"), source=""
-    )
+    table = as_table(drawn)
     auc = cross_val_score(LogisticRegression(max_iter=500), table.x, table.y, scoring="roc_auc").mean()
     assert 0.98 < auc < 0.9995  # the study's network: .984 to .995

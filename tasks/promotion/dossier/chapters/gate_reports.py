@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tasks.promotion.dossier.blocks import Block, chip, table, text
-from tasks.promotion.dossier.words import figure, humane, measured, number, pick
+from tasks.promotion.dossier.words import ATTACKS, ATTACKS_ON_IMAGES, figure, humane, measured, number, pick
 
 Report = Mapping[str, Any]
 
@@ -269,26 +269,6 @@ def _proof(proof: Report) -> str:
         f"{number(proof.get('records'))} training records; no membership attack whatever can gain more than "
         f"{number(proof.get('advantage_ceiling'))}."
     )
-
-
-ATTACKS_ON_IMAGES = {
-    "apgd": "Auto-PGD",
-    "mimicry": "Mimicry of another class's features",
-    "inner_mimicry": "Mimicry of an inner block",
-    "repulsion": "Repulsion from the own features",
-    "activation": "Activation of one feature",
-    "own_head": "Auto-PGD on the teacher with an own head",
-    "own_student": "Auto-PGD on an own student of the teacher",
-    "square": "Square attack on the scores",
-    "hop_skip_jump": "HopSkipJump on the labels",
-    "substitute": "Auto-PGD on a substitute",
-    "noise": "Noise",
-}
-ATTACKS = {
-    "loss_threshold": "Loss threshold",
-    "likelihood_ratio": "Likelihood ratio against reference heads",
-    "features_only": "Baseline: sees the features alone, never asks the model",
-}
 
 
 def _yes_no(holds: bool) -> dict[str, str]:
