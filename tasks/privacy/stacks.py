@@ -85,24 +85,25 @@ def train_stacks(
     Raises:
         GatehouseError: a sample rate outside (0, 1], a network without records, or weights that are no longer finite.
     """
-    count, n = len(walks.clip), len(y)
+    count = len(walks.clip)
     if not 0 < sample_rate <= 1:
         raise GatehouseError(f"The sample rate must lie in (0, 1], not {sample_rate:g}.")
-    members = torch.ones(count, n, dtype=torch.bool) if included is None else torch.from_numpy(included)
-    sizes = members.sum(1)
-    if not bool((sizes > 0).all()):
+    sizes = np.full(count, len(y)) if included is None else included.sum(1)
+    if not (sizes > 0).all():
         raise GatehouseError("A private network would learn from no record.")
+    # The records of each network, in front of those that it leaves out: batches are drawn among the former alone.
+    own = None if included is None else torch.from_numpy(np.argsort(~included, axis=1, kind="stable"))
     generator, draws = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     weights, biases = _start(count, (x.shape[1], *hidden, classes), generator)
     parameters = [*weights, *biases]
     clip, noise, rate = (torch.from_numpy(np.asarray(v, np.float32)).view(-1, 1, 1) for v in vars(walks).values())
-    deviation, expected = noise * clip, (sizes * sample_rate).to(torch.float32).view(-1, 1, 1)
+    deviation = noise * clip
+    expected = torch.from_numpy((sizes * sample_rate).astype(np.float32)).view(-1, 1, 1)
     walk = _adam(parameters, rate) if optimiser == "adam" else _sgd(parameters, rate, momentum)
     mean, averaged = [torch.zeros_like(p) for p in parameters], 0
     for step in range(steps):
-        rows, drawn = poisson_batches(count, n, sample_rate, draws)
-        batch, present = torch.from_numpy(rows), torch.from_numpy(drawn)
-        present &= members.gather(1, batch)
+        batch, present = (torch.from_numpy(v) for v in poisson_batches(sizes, sample_rate, draws))
+        batch = batch if own is None else own.gather(1, batch)
         summed = clipped_sums(x[batch], y[batch], present, weights, biases, clip=clip.flatten())
         for total in summed:
             total.addcmul_(deviation, torch.randn(total.shape, generator=generator)).div_(expected)
@@ -150,17 +151,21 @@ def _adam(parameters: Sequence[Tensor], rate: Tensor) -> Callable[[Sequence[Tens
 
 
 def poisson_batches(
-    count: int, records: int, sample_rate: float, draws: np.random.Generator
+    records: np.ndarray, sample_rate: float, draws: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One Poisson batch for each of `count` networks: rows (count, room), and bool, which of them were drawn.
+    """One Poisson batch for each network, which has so many `records`, shape (networks,).
 
     The gap to the next record drawn is geometric, so a batch costs its own size, whatever the number of records.
+
+    Returns:
+        Rows (networks, room), and bool, which of them were drawn.
     """
-    mean = records * sample_rate
-    room = min(int(mean + ROOM * np.sqrt(mean * (1 - sample_rate)) + ROOM) + 1, records + 1)
-    rows = draws.geometric(sample_rate, (count, room)).cumsum(1) - 1
-    drawn = rows < records
-    if room <= records and drawn[:, -1].any():
+    most = int(records.max())
+    mean = most * sample_rate
+    room = min(int(mean + ROOM * np.sqrt(mean * (1 - sample_rate)) + ROOM) + 1, most + 1)
+    rows = draws.geometric(sample_rate, (len(records), room)).cumsum(1) - 1
+    drawn = rows < records[:, None]
+    if room <= most and drawn[:, -1].any():
         raise GatehouseError("A Poisson batch was larger than what room was kept for; use another seed.")
     used = max(int(drawn.sum(1).max()), 1)  # those drawn come first
     return np.where(drawn, rows, 0)[:, :used], drawn[:, :used]
