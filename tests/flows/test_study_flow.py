@@ -206,7 +206,7 @@ def test_students_are_attacked_and_fingerprinted_through_their_teachers(monkeypa
 
 
 def test_defences_are_measured_side_by_side_and_cells_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"TRAIN_IMAGES": 60, "TEST_IMAGES": 40, "IMAGES": 30, "OWN": 20, "STEPS": 2, "QUERIES": 5}
+    sizes = {"TRAIN_IMAGES": 60, "TEST_IMAGES": 40, "IMAGES": 30, "OWN": 20, "STEPS": 2, "QUERIES": 5, "EPOCHS": 2}
     for name, value in sizes.items():
         monkeypatch.setattr(robust, name, value)
     for name, value in {"CERTIFIED": 4, "SAMPLES": 20}.items():

@@ -14,12 +14,12 @@ from tasks.privacy.heads import random_halves
 from tasks.privacy.membership import likelihood_ratio_scores, logit_confidence, unseen_confidence
 from tasks.privacy.ratios import online_ratio_scores, rmia_scores
 from tasks.privacy.scoring import AttackFigures, Figure, measure, membership_advantage, worst
-from tasks.privacy.tuning.bench import Ground, Setting, fit
+from tasks.privacy.tuning.bench import NETWORKS_AT_ONCE, Ground, Setting, fit
 
 ATTACKS = ("loss_threshold", "likelihood_ratio", "online_likelihood_ratio", "rmia")
 REFERENCES, ATTACKED = 16, 4  # networks that help an attack, and networks that the attacks are tried on
-CANARY_SHARE, LEAST_CANARIES = 0.1, 100  # records that are added once more with a wrong label, to be found again
-AUDITED, GUESSED = 20, 0.25  # networks of an audit, and the share of canaries guessed on either side
+CANARIES = 20  # records that are added once more with a wrong label, to be found again
+AUDITED, GUESSED = 100, 0.1  # networks of an audit, and the share of coins guessed on either side
 
 
 @dataclass(frozen=True)
@@ -87,22 +87,24 @@ def attack_scores(ground: Ground, setting: Setting, *, seed: int) -> tuple[dict[
 def measure_floor(ground: Ground, setting: Setting, *, delta: float, seed: int, networks: int = AUDITED) -> Floor:
     """Audit a setting: canaries with a wrong label are in or out of each network by the toss of a coin.
 
-    Every network tosses coins of its own for the same canaries, so all guesses count together (see `audit`).
+    Every network tosses coins of its own for the same few canaries, which so hardly stand in each other's way, and all
+    guesses count together (see `audit`).
     """
     rng = np.random.default_rng(seed)
-    count = max(LEAST_CANARIES, int(CANARY_SHARE * ground.records))
-    copied = rng.choice(ground.train, count, replace=True)
-    wrong = (ground.y[copied] + torch.from_numpy(rng.integers(1, ground.classes, count))) % ground.classes
+    copied = rng.choice(ground.train, CANARIES, replace=True)
+    wrong = (ground.y[copied] + torch.from_numpy(rng.integers(1, ground.classes, CANARIES))) % ground.classes
     x = torch.cat([ground.x[ground.train], ground.x[copied]])
     y = torch.cat([ground.y[ground.train], wrong])
-    coins = rng.random((networks, count)) < 0.5
+    coins = rng.random((networks, CANARIES)) < 0.5
     included = np.hstack([np.ones((networks, ground.records), bool), coins])
-    stacks = fit(ground, [setting] * networks, x, y, seed=seed, included=included)
-    confidence = logit_confidence(stacks(x[ground.records :]).numpy(), wrong.numpy())
-    right = guessed = 0
-    for own in range(networks):
-        others = np.delete(confidence, own, 0).mean(0)  # how hard this canary is, whoever learnt it
-        found = guesses(confidence[own] - others, coins[own], share=GUESSED)
-        right, guessed = right + found[0], guessed + found[1]
-    floor = epsilon_floor(right, guessed, networks * count, delta=delta)
-    return Floor(round(floor, 6), right, guessed, count, networks, delta)
+    outputs = [
+        fit(ground, [setting] * len(own), x, y, seed=seed + 1009 * i, included=own)(x[ground.records :]).numpy()
+        for i, own in enumerate(np.array_split(included, -(-networks // NETWORKS_AT_ONCE)))
+    ]
+    confidence = logit_confidence(np.concatenate(outputs), wrong.numpy())
+    # Beside how hard this canary is, whoever learnt it: the mean of the other networks.
+    others = (confidence.sum(0) - confidence) / (networks - 1)
+    apart = (confidence - others) / np.maximum(confidence.std(0), 1e-12)
+    right, guessed = guesses(apart.ravel(), coins.ravel(), share=GUESSED)
+    floor = epsilon_floor(right, guessed, coins.size, delta=delta)
+    return Floor(round(floor, 6), right, guessed, CANARIES, networks, delta)

@@ -181,7 +181,7 @@ def test_memory_is_measured_and_privacy_takes_it_away() -> None:
     assert measure_floor(ground, open_, delta=delta, seed=2).epsilon > 1.0
     floor = measure_floor(ground, hidden, delta=delta, seed=2)
     assert floor.epsilon <= proven
-    assert floor.guessed == 20 * 2 * int(0.25 * floor.canaries)
+    assert floor.guessed == 2 * int(0.1 * floor.canaries * floor.networks)
 
 
 @pytest.fixture
