@@ -1,0 +1,85 @@
+"""Both sides of ε: what an audit refutes beside what is proven, over many seeds (reports/study/floor_ceiling.json).
+
+`python -m flows.floors --data FOLDER`. Cells are kept in .gatehouse/private: a run that was stopped goes on where it
+was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.cells import Done
+from flows.floor_cells import VERSION, SyntheaFloor, XrayFloor, work
+from flows.measuring import Bench, command_line, start
+from flows.private_study import STORE
+from flows.private_xray import ARCHITECTURE
+from flows.stage import Context
+from flows.study import prepare_data, reports_of
+from tasks.backdoor.study.cells import CLEAN
+from tasks.backdoor.study.plan import Ground
+from tasks.errors import GatehouseError
+from tasks.files import sha256_file, write_json
+from tasks.params import load_params
+from tasks.stats import over_seeds
+
+SEEDS = tuple(range(7, 27))
+SYNTHEA, XRAY = (1.0, 4.0, 8.0), (3.0, 8.0)  # proven ε of the trainings
+NETWORKS, XRAY_NETWORKS = 100, 50  # trainings that one audit pools
+
+
+def floors(context: Context, profile: str, workers: int) -> None:
+    """Audit every training and write the table; GatehouseError where a floor lies above its ceiling too often."""
+    params = context.params
+    ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
+    sample = Path(params.data.root).resolve() / "synthea"
+    cells: list[SyntheaFloor | XrayFloor] = []
+    if (sample / "patients.csv").exists():
+        digest = sha256_file(sample / "patients.csv")
+        cells += [SyntheaFloor(digest, str(sample), e, SEEDS, NETWORKS) for e in SYNTHEA]
+    else:
+        context.say(f"{sample} holds no patients.csv: the Synthea-like set is left out")
+    teacher, section = ground.teacher(ARCHITECTURE, CLEAN, 0, 0), load_params().privacy.model_dump_json()
+    cells += [XrayFloor(teacher, section, e, SEEDS, XRAY_NETWORKS) for e in XRAY]
+    bench = Bench(context, work, STORE, VERSION, workers)
+    if done := bench.run(cells, "audits"):
+        table = _table(done, profile)
+        write_json(reports_of(profile) / "floor_ceiling.json", table)
+        if broken := [r["model"] for r in table["rows"] if not r["holds"]]:
+            raise GatehouseError(f"A measured floor lies above the proven ε: {', '.join(broken)}. The proof is wrong.")
+    bench.close()
+
+
+def _table(done: Sequence[Done], profile: str) -> dict[str, Any]:
+    rows = []
+    for d in done:
+        own = d.result or {}
+        rows.append(
+            {
+                "model": d.cell.name,
+                **own,
+                **over_seeds(own["floors"]),
+                "largest": max(own["floors"]),
+                "above_zero": sum(f > 0 for f in own["floors"]),
+                "holds": max(own["floors"]) <= own["epsilon"],
+                "seeds": list(d.cell.seeds),
+                "networks": d.cell.networks,
+                "cpu_seconds": round(d.cpu_seconds, 1),
+            }
+        )
+    return {
+        "title": "Measured floor and proven ceiling of ε, 95 % confidence for each floor",
+        "method": "wrongly labelled canaries, in or out by the toss of a coin, guessed from the answers (Steinke 2023)",
+        "command": f"python -m flows.floors --profile {profile} --data FOLDER",
+        "rows": rows,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = command_line("floors", __doc__).parse_args(argv)
+    start("floors", options, lambda context: floors(context, options.profile, options.workers))
+
+
+if __name__ == "__main__":
+    main()
