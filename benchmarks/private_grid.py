@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from tasks.files import write_json
-from tasks.privacy.study import CLIPS, NOISES, SYNTHEA
+from tasks.privacy.study import SYNTHEA
 from tasks.privacy.synthea_like import as_table, draw, read_sources
 from tasks.privacy.tabular import Table
 from tasks.privacy.tuning.bench import Ground, Setting, prepare, schedule, utilities
@@ -33,7 +33,8 @@ from tasks.privacy.tuning.goals import Point, pareto
 from tasks.privacy.tuning.risk import strongest_advantage
 
 OUT = Path("reports/bench/private_grid.json")
-RECIPE = SYNTHEA["sgd"]  # the study's network, batch size and length of training
+RECIPE = SYNTHEA["sgd"]  # the study's network, batch size, length of training and grid
+VALUES = RECIPE.values
 TRIALS = 25
 RECORDS, FEATURES = 1384, 62
 
@@ -54,8 +55,8 @@ def grid(ground: Ground, seed: int) -> dict[str, Any]:
     started = time.process_time()
     settings = [
         Setting(RECIPE.batch_size, RECIPE.epochs, float(c), float(c) * RECIPE.learning_rate, float(s))
-        for c in CLIPS
-        for s in NOISES
+        for c in VALUES
+        for s in VALUES
     ]
     found = utilities(ground, settings, repeats=1, rows=ground.select, seed=seed)[:, 0]
     trained = time.process_time() - started
@@ -90,7 +91,7 @@ def opacus(ground: Ground, seed: int) -> dict[str, Any]:
         optimiser = torch.optim.SGD(module.parameters(), lr=RECIPE.learning_rate, momentum=0.9)
         module, optimiser, loader = PrivacyEngine().make_private(
             module=module, optimizer=optimiser, data_loader=DataLoader(part, batch_size=RECIPE.batch_size),
-            noise_multiplier=float(rng.choice(NOISES)), max_grad_norm=float(rng.choice(CLIPS)),
+            noise_multiplier=float(rng.choice(VALUES)), max_grad_norm=float(rng.choice(VALUES)),
         )  # fmt: skip
         for _ in range(RECIPE.epochs):
             for x, y in loader:
@@ -111,8 +112,8 @@ def bare_opacus(ground: Ground, seed: int) -> dict[str, Any]:
         module = GradSampleModule(network(ground), loss_reduction="sum")
         optimiser = DPOptimizer(
             torch.optim.SGD(module.parameters(), lr=RECIPE.learning_rate, momentum=0.9),
-            noise_multiplier=float(rng.choice(NOISES)),
-            max_grad_norm=float(rng.choice(CLIPS)), expected_batch_size=rate * len(y), loss_reduction="mean",
+            noise_multiplier=float(rng.choice(VALUES)),
+            max_grad_norm=float(rng.choice(VALUES)), expected_batch_size=rate * len(y), loss_reduction="mean",
         )  # fmt: skip
         for rows in UniformWithReplacementSampler(num_samples=len(y), sample_rate=rate, steps=steps):
             optimiser.zero_grad()
@@ -136,7 +137,7 @@ def main() -> None:
             peers = {"opacus": opacus(ground, seed), "bare_opacus": bare_opacus(ground, seed)}
         rows.append({"seed": seed, "ours": grid(ground, seed), **peers})
     ours, peer, bare = (float(np.median([r[k]["cpu_seconds"] for r in rows])) for k in ("ours", *peers))
-    each = [float(np.median([r["ours"]["of_them_training"] for r in rows])) / len(CLIPS) / len(NOISES), peer / TRIALS]
+    each = [float(np.median([r["ours"]["of_them_training"] for r in rows])) / len(VALUES) ** 2, peer / TRIALS]
     result = {
         "name": "private_grid",
         "unit": "CPU seconds",

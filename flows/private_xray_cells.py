@@ -46,7 +46,9 @@ class PrivateHeads:
 def work(cell: PrivateHeads) -> dict[str, Any]:
     section, seed = Privacy.model_validate_json(cell.privacy), cell.teacher.seed
     teacher, (public, task) = teacher_of(cell.teacher).model, study_data(cell.teacher.data)
-    parts, raw = (task.part("train"), task.part("val")), features(teacher, task.images)
+    parts = task.part("train"), task.part("val")
+    images = np.array(task.images)  # a copy: the file is mapped read-only
+    raw = features(teacher, images)
     whiten = whitening(features(teacher, public.part("train")[0]))
     x, y = whiten(raw), torch.from_numpy(task.labels)
     train = np.flatnonzero(task.split == "train")
@@ -59,7 +61,7 @@ def work(cell: PrivateHeads) -> dict[str, Any]:
 
     recipe = Training.model_validate_json(cell.recipe)
     student = student_of(teacher, len(task.classes), *parts, recipe, policy="all", seed=seed)
-    add(FINE_TUNED, logits(student, task.images), {"epsilon": None})
+    add(FINE_TUNED, logits(student, images), {"epsilon": None})
     plain = Plan(rate, steps, section.learning_rate, UNCLIPPED, 0.0)
     for target in (None, *cell.epsilons):
         plan: Plan = plain

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -17,15 +18,17 @@ from torch import Tensor
 
 from tasks.privacy.accounting import delta_for, epsilon
 from tasks.privacy.art_black_box import leakage_accuracy
+from tasks.privacy.scoring import auc
 from tasks.privacy.stacks import Stacks, Walks, train_stacks
 from tasks.privacy.tuning.bench import NETWORKS_AT_ONCE, UNCLIPPED, auc_of, schedule
 
 Optimiser = Literal["sgd", "adam"]
-CLIPS, NOISES = np.linspace(0.5, 10, 20), np.linspace(0.5, 10, 20)  # of the study's grid (6.3.3), a step of .5
+SPAN = (0.5, 10.0)  # of clipping and noise on the study's grid (6.3.3)
 TRADE_OFFS = (0.25, 0.5, 0.75)
 CONFIRMED = 5  # trainings of a choice, from fresh seeds
 LOSS = 0.02  # the largest loss of AUC in the constrained mode
 TEST_SHARE = 0.2
+WEIGHTS_AT_ONCE = 4_000_000  # of networks trained together
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,20 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float
+    grid: int = 20  # values of clipping, and of noise
+    pooled: bool = False  # utility is the AUC over both columns of the answers, see `pooled_auc`
+
+    @property
+    def values(self) -> np.ndarray:
+        """Clipping norms, and noise multipliers, of the grid."""
+        return np.linspace(*SPAN, self.grid)
 
 
 SYNTHEA: dict[Optimiser, Recipe] = {
     "sgd": Recipe("sgd", (50, 10), 10, 32, 0.1),
     "adam": Recipe("adam", (50, 10), 5, 32, 0.01),
 }
+HIV = Recipe("sgd", (200, 100), 10, 128, 0.3, grid=10, pooled=True)  # without the study's dropout of .1
 
 
 @dataclass(frozen=True)
@@ -68,18 +79,21 @@ def split(x: np.ndarray, y: np.ndarray, cluster: np.ndarray, *, seed: int) -> Ow
 def measure(owners: Owners, recipe: Recipe, *, seed: int) -> dict[str, Any]:
     """Everything of one seed, JSON-ready: the base network, the grid's surface, and each trade-off's choice."""
     base = _train(owners, recipe, [(UNCLIPPED, 0.0)], seed=seed)
-    start = {"auc": _auc(base, owners.test)[0], "leakage": _leakage(base, 0, owners, seed)}
-    grid = [(float(c), float(s)) for c in CLIPS for s in NOISES]
+    start = {"auc": _utility(base, owners.test, recipe)[0], "leakage": _leakage(base, 0, owners, seed)}
+    values = recipe.values
+    weights = sum(a * b for a, b in pairwise((owners.train[0].shape[1], *recipe.hidden, 2)))
+    at_once = max(1, min(NETWORKS_AT_ONCE, WEIGHTS_AT_ONCE // weights))
+    grid = [(float(c), float(s)) for c in values for s in values]
     surface = np.concatenate(
         [
-            _auc(_train(owners, recipe, grid[i : i + NETWORKS_AT_ONCE], seed=seed + 1 + i), owners.test)
-            for i in range(0, len(grid), NETWORKS_AT_ONCE)
+            _utility(_train(owners, recipe, grid[i : i + at_once], seed=seed + 1 + i), owners.test, recipe)
+            for i in range(0, len(grid), at_once)
         ]
-    ).reshape(len(CLIPS), len(NOISES))
+    ).reshape(len(values), len(values))
     # At one noise the clipping that keeps most; what each leaks is measured once more, on another training.
-    best = [(float(CLIPS[surface[:, j].argmax()]), float(NOISES[j])) for j in range(len(NOISES))]
+    best = [(float(values[surface[:, j].argmax()]), float(noise)) for j, noise in enumerate(values)]
     tried = _train(owners, recipe, [(UNCLIPPED, 0.0), *best], seed=seed + 10_007)
-    utility = _auc(tried, owners.test)
+    utility = _utility(tried, owners.test, recipe)
     risk = np.array([_leakage(tried, i, owners, seed) for i in range(len(best) + 1)])
     rate, steps = schedule(len(owners.train[1]), recipe.batch_size, recipe.epochs)
     delta = delta_for(len(owners.train[1]))
@@ -95,15 +109,16 @@ def measure(owners: Owners, recipe: Recipe, *, seed: int) -> dict[str, Any]:
         row["epsilon"] = round(spent, 4) if row["noise"] else None
     return {
         "base": {
-            "training_auc": _auc(base, owners.train)[0],
+            "training_auc": _utility(base, owners.train, recipe)[0],
             "testing_auc": start["auc"],
-            "unseen_auc": _auc(base, owners.unseen)[0],
+            "unseen_auc": _utility(base, owners.unseen, recipe)[0],
+            **_beside(base, owners, recipe),
             "leakage": start["leakage"],
             "leakage_without_the_model": _features_only(owners, seed),
         },
         "choices": rows,
         "surface": {
-            "clip": CLIPS.tolist(), "noise": NOISES.tolist(),
+            "clip": values.tolist(), "noise": values.tolist(),
             "utility": [[round(v - start["auc"], 6) for v in row] for row in surface.tolist()],
             "leakage_at_best_clip": [round(v, 6) for v in risk[1:].tolist()],
         },
@@ -118,13 +133,15 @@ def _chosen(
     """The choice trained anew: index 0 is the training without privacy, the others are `best`'s."""
     clip, noise = best[index - 1] if index else (UNCLIPPED, 0.0)
     again = _train(owners, recipe, [(clip, noise)] * CONFIRMED, seed=seed + 20_011)
-    utility = _auc(again, owners.test)
+    utility = _utility(again, owners.test, recipe)
     risk = [_leakage(again, i, owners, seed + i) for i in range(CONFIRMED)]
+    ranked = {"auc_of_the_rare_class": round(float(_auc(again, owners.test).mean()), 6)} if recipe.pooled else {}
     return {
         "clip": clip if index else None,
         "noise": noise,
         "utility_loss": round(float(base - utility.mean()), 6),
         "privacy_risk": round(float(np.mean(risk)), 6),
+        **ranked,
     }
 
 
@@ -137,6 +154,36 @@ def _train(owners: Owners, recipe: Recipe, settings: Sequence[tuple[float, float
         *owners.train, walks, classes=2, hidden=recipe.hidden, sample_rate=rate, steps=steps,
         optimiser=recipe.optimiser, diverged="zero", seed=seed,
     )  # fmt: skip
+
+
+def _utility(stacks: Stacks, part: tuple[Tensor, Tensor], recipe: Recipe) -> np.ndarray:
+    """What the recipe counts as utility, of every network, shape (networks,)."""
+    if not recipe.pooled:
+        return _auc(stacks, part)
+    return np.array([round(pooled_auc(torch.softmax(z, 1).numpy(), part[1].numpy()), 6) for z in stacks(part[0])])
+
+
+def _beside(base: Stacks, owners: Owners, recipe: Recipe) -> dict[str, float]:
+    """Where utility is pooled: what the same figure is for answers that are the same for every record, and the AUC."""
+    if not recipe.pooled:
+        return {}
+    rare = float(owners.test[1].float().mean())
+    constant = np.tile(np.array([1 - rare, rare]), (len(owners.test[1]), 1))
+    return {
+        "testing_auc_of_one_answer_for_all": round(pooled_auc(constant, owners.test[1].numpy()), 6),
+        **{
+            f"{name}_auc_of_the_rare_class": _auc(base, getattr(owners, part))[0]
+            for name, part in (("training", "train"), ("testing", "test"), ("unseen", "unseen"))
+        },
+    }
+
+
+def pooled_auc(probability: np.ndarray, labels: np.ndarray) -> float:
+    """AUC over all entries of the answers (n, classes) against one-hot labels (n,), as Keras computes it by default.
+
+    Where one class is rare, answering the other for every record is worth nearly 1: the share of the other class.
+    """
+    return auc(probability.ravel(), np.eye(probability.shape[1], dtype=bool)[labels].ravel())
 
 
 def _auc(stacks: Stacks, part: tuple[Tensor, Tensor]) -> np.ndarray:

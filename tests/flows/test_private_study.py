@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,11 @@ from tasks.privacy import study
 def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sample in which the old are ill and half of the ill die, and a grid of four."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(study, "CLIPS", np.array([0.5, 2.0]))
-    monkeypatch.setattr(study, "NOISES", np.array([0.5, 8.0]))
+    few = {name: replace(recipe, grid=2) for name, recipe in study.SYNTHEA.items()}
+    monkeypatch.setattr("flows.private_cells.SYNTHEA", few)
     monkeypatch.setattr(study, "CONFIRMED", 2)
     monkeypatch.setattr("tasks.privacy.synthea_like.RECORDS", 400)
-    n, folder = 300, tmp_path / "sample"
+    n, folder = 300, tmp_path / "sample/synthea"
     (folder / "lookup").mkdir(parents=True)
     rows = np.arange(n)
     pd.DataFrame(
@@ -39,7 +40,7 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "lookup/covid-19-survival-outcomes.csv").write_text(
         "age,covid19_severity,Survival: Survivor,Survival: Non-Survivor\n0-110,critical,.5,.5\n0-110,negative,1,0\n"
     )
-    return folder
+    return folder.parent
 
 
 def test_tables_are_whole_and_cells_are_kept(sample: Path, tmp_path: Path) -> None:
@@ -66,4 +67,32 @@ def test_tables_are_whole_and_cells_are_kept(sample: Path, tmp_path: Path) -> No
 def test_a_missing_sample_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--data", str(tmp_path)])
+    assert "holds neither synthea/ nor hiv/HIV.csv" in capsys.readouterr().out
+    (tmp_path / "synthea").mkdir()
+    with pytest.raises(SystemExit):
+        main(["--data", str(tmp_path)])
     assert "lacks patients.csv" in capsys.readouterr().out
+
+
+def test_molecules_give_the_tables_of_hiv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three families of molecules as three owners; what the study calls AUC is high for no answer at all."""
+    pytest.importorskip("rdkit", reason="needs the extra `molecules`")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "CONFIRMED", 2)
+    monkeypatch.setattr("flows.private_cells.HIV", replace(study.HIV, grid=2, hidden=(8,), epochs=2, batch_size=16))
+    families = [("CCCCCCCC", "C"), ("c1ccccc1", "c1ccccc1"), ("NS(=O)(=O)N", "S(=O)(=O)N")]
+    rows = [
+        (head + tail * (i % 5), int(i % 10 == 0))
+        for (head, tail), count in zip(families, (120, 80, 60), strict=True)
+        for i in range(count)
+    ]
+    (tmp_path / "hiv").mkdir()
+    pd.DataFrame([*rows, ("no molecule", 0)], columns=["smiles", "HIV_active"]).to_csv(tmp_path / "hiv/HIV.csv")
+    main(["--data", str(tmp_path), "--seeds", "1", "--out", str(tmp_path / "out")])
+    base, choices = (json.loads((tmp_path / f"out/table{n}.json").read_text()) for n in (12, 14))
+    assert base["unreadable"] == 1
+    found = {r["measure"]: r for r in base["rows"]}
+    assert found["testing_auc"]["published"] == 0.966
+    assert found["testing_auc_of_one_answer_for_all"]["mean"] > 0.85
+    assert choices["rows"][0]["published"] == {"utility_loss": 0.012, "privacy_risk": 0.488}
+    assert "auc_of_the_rare_class" in choices["rows"][0]
