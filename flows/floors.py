@@ -21,7 +21,6 @@ from tasks.backdoor.study.cells import CLEAN
 from tasks.backdoor.study.plan import Ground
 from tasks.errors import GatehouseError
 from tasks.files import sha256_file, write_json
-from tasks.params import load_params
 from tasks.stats import over_seeds
 
 SEEDS = tuple(range(7, 27))
@@ -40,7 +39,7 @@ def floors(context: Context, profile: str, workers: int) -> None:
         cells += [SyntheaFloor(digest, str(sample), e, SEEDS, NETWORKS) for e in SYNTHEA]
     else:
         context.say(f"{sample} holds no patients.csv: the Synthea-like set is left out")
-    teacher, section = ground.teacher(ARCHITECTURE, CLEAN, 0, 0), load_params().privacy.model_dump_json()
+    teacher, section = ground.teacher(ARCHITECTURE, CLEAN, 0, 0), params.privacy.model_dump_json()
     cells += [XrayFloor(teacher, section, e, SEEDS, XRAY_NETWORKS) for e in XRAY]
     bench = Bench(context, work, STORE, VERSION, workers)
     if done := bench.run(cells, "audits"):

@@ -32,7 +32,7 @@ def private_xray(context: Context, profile: str, workers: int) -> None:
     recipe = load_params().student.recipe().undefended().model_copy(update={"epochs": EPOCHS})
     cells = [
         PrivateHeads(
-            ground.teacher(ARCHITECTURE, CLEAN, 0, i), EPSILONS, load_params().privacy.model_dump_json(),
+            ground.teacher(ARCHITECTURE, CLEAN, 0, i), EPSILONS, params.privacy.model_dump_json(),
             recipe.model_dump_json(),
         )
         for i in range(ground.network(ARCHITECTURE).seeds)

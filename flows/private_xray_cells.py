@@ -71,8 +71,7 @@ def work(cell: PrivateHeads) -> dict[str, Any]:
             plan = replace(plain, max_grad_norm=section.max_grad_norm, noise_multiplier=noise)
             proven = _proven(noise, rate, steps, delta)
         head = train_head(x[train], y[train], classes=len(task.classes), plan=plan, seed=seed)
-        with torch.no_grad():
-            add(OPEN if target is None else f"head on frozen features, ε = {target:g}", head(x), proven)
+        add(OPEN if target is None else f"head on frozen features, ε = {target:g}", head(x).detach(), proven)
     return {"rows": rows, "records": len(train), "hardware": hardware()}
 
 

