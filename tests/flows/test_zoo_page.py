@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flows.zoo_page import BLOCKS, PAGE, misses, write_page
+from flows.zoo_page import BLOCKS, PAGE, misses, why_refused, write_page
 
 
 def row() -> dict[str, Any]:
@@ -65,6 +65,15 @@ def test_what_a_clean_teachers_student_relearns_stands_beside_what_woke(tmp_path
     assert "seed 7: trigger control after re-activation .48; its upper end after re-activation .50. A clean" in text
     assert "with the same trigger: .02 before, .29 after." in text
     assert "CNN, clean, seed 11: accuracy 0.850, 0.050 below the interval of 0.920." in text
+
+
+def test_a_refusal_says_which_check_failed() -> None:
+    refused = row()
+    assert why_refused(refused).startswith("a simple pattern of the gate's scan steers more than 0.1")
+    refused["after"] = {**refused["after"], "accuracy": {"value": 0.71, "low": 0.69}}
+    assert why_refused(refused) == "accuracy 0.710 (down to 0.690; at least 0.7)"
+    refused["after"] = {**refused["after"], "patch_control": {"value": 0.19, "high": 0.21}}
+    assert why_refused(refused) == "a patch steers .19 of the images (up to .21; at most 0.2)"
 
 
 def test_the_page_is_filled_and_its_words_stay(tmp_path: Path, project: Path) -> None:
