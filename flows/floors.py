@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flows import private_page
 from flows.cells import Done
 from flows.floor_cells import VERSION, SyntheaFloor, XrayFloor, work
-from flows.measuring import Bench, command_line, start
+from flows.measuring import Bench, command_line, keep, start
 from flows.private_study import STORE
 from flows.private_xray import ARCHITECTURE
 from flows.stage import Context
@@ -20,7 +21,7 @@ from flows.study import prepare_data, reports_of
 from tasks.backdoor.study.cells import CLEAN
 from tasks.backdoor.study.plan import Ground
 from tasks.errors import GatehouseError
-from tasks.files import sha256_file, write_json
+from tasks.files import sha256_file
 from tasks.stats import over_seeds
 
 SEEDS = tuple(range(7, 27))
@@ -44,7 +45,7 @@ def floors(context: Context, profile: str, workers: int) -> None:
     bench = Bench(context, work, STORE, VERSION, workers)
     if done := bench.run(cells, "audits"):
         table = _table(done, profile)
-        write_json(reports_of(profile) / "floor_ceiling.json", table)
+        keep(reports_of(profile) / "floor_ceiling.json", table, private_page.write_page)
         if broken := [r["model"] for r in table["rows"] if not r["holds"]]:
             raise GatehouseError(f"A measured floor lies above the proven ε: {', '.join(broken)}. The proof is wrong.")
     bench.close()

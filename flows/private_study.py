@@ -14,13 +14,14 @@ from typing import Any
 
 from rich.console import Console
 
+from flows import private_page
 from flows.cells import Done, run_cells
-from flows.measuring import REPORTS
+from flows.measuring import REPORTS, keep
 from flows.private_cells import VERSION, MoleculesCell, PrivateCell, divide, work
 from flows.stage import limit_threads
 from flows.terminal import bar, mendable, terminal
 from tasks.errors import GatehouseError
-from tasks.files import sha256_file, write_json
+from tasks.files import sha256_file
 from tasks.privacy.study import HIV, SYNTHEA, Optimiser, Recipe
 from tasks.privacy.synthea_like import read_sources
 from tasks.stats import over_seeds
@@ -94,7 +95,7 @@ def private_study(folder: Path, *, seeds: int, workers: int, reports: Path, cons
         failed += [d for d in outcomes if not d.result]
         if done := [d for d in outcomes if d.result]:
             for name, table in zip(part.tables, (_base(part, done), _choices(part, done)), strict=True):
-                write_json(reports / f"{name}.json", table)
+                keep(reports / f"{name}.json", table, private_page.write_page)
     if failed:
         raise GatehouseError(f"{len(failed)} cells were not measured: {failed[0].cell.name}: {failed[0].error}")
 

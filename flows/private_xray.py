@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flows import private_page
 from flows.cells import Done
-from flows.measuring import Bench, command_line, start
+from flows.measuring import Bench, command_line, keep, start
 from flows.private_xray_cells import VERSION, PrivateHeads, work
 from flows.stage import Context
 from flows.study import prepare_data, reports_of
 from flows.study_cells import STORE
 from tasks.backdoor.study.cells import CLEAN
 from tasks.backdoor.study.plan import Ground
-from tasks.files import write_json
 from tasks.params import load_params
 from tasks.stats import over_seeds
 
@@ -39,7 +39,8 @@ def private_xray(context: Context, profile: str, workers: int) -> None:
     ]  # fmt: skip
     bench = Bench(context, work, STORE, VERSION, workers)
     if done := bench.run(cells, "private heads"):
-        write_json(reports_of(profile) / "private_xray.json", _table(done, profile, ground.image_size))
+        table = _table(done, profile, ground.image_size)
+        keep(reports_of(profile) / "private_xray.json", table, private_page.write_page)
     bench.close()
 
 

@@ -1,0 +1,102 @@
+"""docs/privacy.md: its words are written by hand, its figures by this module, from the tables of reports/study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.pages import fill, grid, number
+from tasks.files import read_json
+from tasks.privacy.study_figures import surfaces_figure
+
+PAGE = Path("docs/privacy.md")
+PARTS = (("Synthea-like", "table11", "table13"), ("HIV", "table12", "table14"))  # base networks, choices
+TABLES = (*(name for part in PARTS for name in part[1:]), "floor_ceiling", "private_xray")
+OPTIMISERS = {"sgd": "SGD", "adam": "Adam"}
+MISSING = "Not measured yet."
+Tables = Mapping[str, Mapping[str, Any]]
+
+
+def write_page(reports: Path, page: Path = PAGE) -> None:
+    """Fill the page from the tables that are there, and draw the surfaces beside it."""
+    if not page.exists():
+        return
+    tables = {name: read_json(file) for name in TABLES if (file := reports / f"{name}.json").exists()}
+    for _, base, choices in PARTS:
+        if base in tables and choices in tables:
+            _draw(tables[base]["rows"], tables[choices]["surfaces"], page.parent / "figures", choices)
+    fill(page, BLOCKS, tables)
+
+
+def _draw(base: Sequence[Mapping[str, Any]], surfaces: Sequence[Mapping[str, Any]], folder: Path, name: str) -> None:
+    leakage = {r["optimiser"]: r["mean"] for r in base if r["measure"] == "leakage"}
+    for optimiser in dict.fromkeys(s["optimiser"] for s in surfaces):
+        own = [s for s in surfaces if s["optimiser"] == optimiser]
+        surfaces_figure(folder / f"surfaces_{name}_{optimiser}.png", own, base=leakage[optimiser])
+
+
+def _base(tables: Tables) -> str:
+    lines = [
+        [title, OPTIMISERS[r["optimiser"]], r["measure"].replace("_", " ").replace("auc", "AUC"), _three(r),
+         _short(r["published"])]
+        for title, name, _ in PARTS
+        for r in tables.get(name, {}).get("rows", ())
+    ]  # fmt: skip
+    return grid(["set", "optimiser", "figure", "measured", "published"], lines) if lines else MISSING
+
+
+def _choices(tables: Tables) -> str:
+    lines = []
+    for title, _, name in PARTS:
+        for r in tables.get(name, {}).get("rows", ()):
+            published = r["published"] or {}
+            epsilon, noise = r["epsilon"]["mean"], [c["noise"] for c in r["chosen"]]
+            lines.append(
+                [
+                    title, OPTIMISERS[r["optimiser"]], str(r["t"]),
+                    _three(r["utility_loss"]), _short(published.get("utility_loss")),
+                    _three(r["privacy_risk"]), _short(published.get("privacy_risk")),
+                    f"{min(noise):g} to {max(noise):g}", "–" if epsilon is None else f"{epsilon:.2f}",
+                ]
+            )  # fmt: skip
+    head = ["set", "optimiser", "t", "loss of AUC", "published", "risk", "published ", "noise", "ε, where noisy"]
+    return grid(head, lines) if lines else MISSING
+
+
+def _floors(tables: Tables) -> str:
+    if "floor_ceiling" not in tables:
+        return MISSING
+    lines = [
+        [r["model"], f"{r['epsilon']:.2f}", number(r["mean"], r["sd"]), number(min(r["floors"])), number(r["largest"]),
+         f"{r['above_zero']} of {len(r['seeds'])}"]
+        for r in tables["floor_ceiling"]["rows"]
+    ]  # fmt: skip
+    return grid(["model", "proven ε", "measured floor", "least", "largest", "above 0"], lines)
+
+
+def _xray(tables: Tables) -> str:
+    if "private_xray" not in tables:
+        return MISSING
+    lines = [
+        [r["model"], _three(r["accuracy"]), _three(r["balanced_accuracy"]), _three(r["membership_advantage"]),
+         _three(r["attacks"]["features_only"]["membership_advantage"]), _short(r.get("advantage_ceiling"))]
+        for r in tables["private_xray"]["rows"]
+    ]  # fmt: skip
+    head = ["student", "accuracy", "balanced", "membership advantage", "the same without the model", "at most, proven"]
+    return grid(head, lines)
+
+
+def _three(spread: Mapping[str, Any]) -> str:
+    """Mean ± standard deviation with three decimals, as the study prints its tables."""
+    sd = spread["sd"]
+    return _short(spread["mean"]) + ("" if sd is None else f" ± {_short(sd)}")
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+BLOCKS: dict[str, Callable[[Tables], str]] = {
+    "base": _base, "choices": _choices, "floors": _floors, "xray": _xray,
+}  # fmt: skip
