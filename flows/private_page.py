@@ -12,7 +12,7 @@ from tasks.privacy.study_figures import surfaces_figure
 
 PAGE = Path("docs/privacy.md")
 PARTS = (("Synthea-like", "table11", "table13"), ("HIV", "table12", "table14"))  # base networks, choices
-TABLES = (*(name for part in PARTS for name in part[1:]), "floor_ceiling", "private_xray")
+TABLES = (*(name for part in PARTS for name in part[1:]), "floor_ceiling", "private_xray", "leakage")
 OPTIMISERS = {"sgd": "SGD", "adam": "Adam"}
 MISSING = "Not measured yet."
 Tables = Mapping[str, Mapping[str, Any]]
@@ -87,6 +87,21 @@ def _xray(tables: Tables) -> str:
     return grid(head, lines)
 
 
+def _leakage(tables: Tables) -> str:
+    """A row a model, attack and figure, a column a kind of answer."""
+    if "leakage" not in tables:
+        return MISSING
+    rows = tables["leakage"]["rows"]
+    answers = list(dict.fromkeys(r["answer"] for r in rows if r["answer"] not in ("weights", "none")))
+    lines = []
+    for key in dict.fromkeys((r["model"], r["attack"], r["figure"]) for r in rows):
+        own = {r["answer"]: r for r in rows if (r["model"], r["attack"], r["figure"]) == key}
+        whole = next((own[a] for a in ("weights", "none") if a in own), None)
+        cells = [_three(whole)] if whole else [_three(own[a]) for a in answers]
+        lines.append([*key, _short(next(iter(own.values()))["baseline"]), *cells, *[""] * (len(answers) - len(cells))])
+    return grid(["model", "attack", "figure", "baseline", *(a.replace("_", " ") for a in answers)], lines)
+
+
 def _three(spread: Mapping[str, Any]) -> str:
     """Mean ± standard deviation with three decimals, as the study prints its tables."""
     sd = spread["sd"]
@@ -98,5 +113,5 @@ def _short(value: float | None) -> str:
 
 
 BLOCKS: dict[str, Callable[[Tables], str]] = {
-    "base": _base, "choices": _choices, "floors": _floors, "xray": _xray,
+    "base": _base, "choices": _choices, "floors": _floors, "xray": _xray, "leakage": _leakage,
 }  # fmt: skip

@@ -57,7 +57,7 @@ def work(cell: PrivateHeads) -> dict[str, Any]:
     rows = []
 
     def add(model: str, output: Tensor, proven: Proven) -> None:
-        rows.append({"model": model, **proven, **_figures(task, output, raw, section, seed)})
+        rows.append({"model": model, **proven, **figures(task, output, raw, section, seed)})
 
     recipe = Training.model_validate_json(cell.recipe)
     student = student_of(teacher, len(task.classes), *parts, recipe, policy="all", seed=seed)
@@ -83,7 +83,7 @@ def _proven(noise: float, rate: float, steps: int, delta: float) -> Proven:
     }  # fmt: skip
 
 
-def _figures(task: Dataset, output: Tensor, raw: Tensor, section: Privacy, seed: int) -> dict[str, Any]:
+def figures(task: Dataset, output: Tensor, raw: Tensor, section: Privacy, seed: int) -> dict[str, Any]:
     """Accuracy on the test split, and what the gate's attacks find; `output` and `raw` are of all images."""
     test = task.split == "test"
     own = evaluate(output[test].softmax(1).numpy(), task.labels[test], task.classes, seed=seed)

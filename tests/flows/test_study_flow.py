@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows import adversarial_page, floors, gray_box, gray_box_cells, private_xray, robust, robust_cells, study_cells
+from flows import (
+    adversarial_page,
+    floors,
+    gray_box,
+    gray_box_cells,
+    leakage,
+    leakage_cells,
+    private_xray,
+    robust,
+    robust_cells,
+    study_cells,
+)
 from flows.pages import number
 from flows.profile import profile_params
 from flows.study import main
@@ -272,3 +283,17 @@ def test_floors_stand_beside_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(floors, "_table", lambda *_: {"rows": [{"model": "a head", "holds": False}]})
     with pytest.raises(SystemExit):
         floors.main(["--profile", "tiny"])
+
+
+def test_leakage_is_measured_through_every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leakage, "EPOCHS", 1)
+    monkeypatch.setattr(leakage, "BUDGETS", (10,))
+    monkeypatch.setattr(leakage_cells, "PICTURES", 1)
+    monkeypatch.setattr("tasks.privacy.inversion.STEPS", 3)
+    leakage.main(["--profile", "tiny"])
+    table = rows("leakage")
+    answers = [r["answer"] for r in table if r["attack"] == "membership"]
+    assert answers == ["scores", "rounded", "top_1", "temperature", "labels"]
+    assert [r["answer"] for r in table if r["attack"] == "extraction, 10 queries"] == answers
+    assert [r["attack"] for r in table if r["answer"] == "weights"] == ["inversion", "inversion"]
+    assert all(0 <= r["mean"] <= 1 and len(r["values"]) == 2 for r in table)

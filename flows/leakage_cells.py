@@ -1,0 +1,200 @@
+"""The work of the leakage table's cells: one model, asked through each kind of answer, by each attack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flows.private_xray_cells import figures
+from flows.study_cells import hardware, study_data, teacher_of
+from tasks.backdoor.drill import student_of
+from tasks.backdoor.study.cells import TeacherCell
+from tasks.models.inference import features, logits
+from tasks.params import Privacy, Training
+from tasks.privacy.accounting import delta_for, noise_for
+from tasks.privacy.answers import ANSWERS, limited
+from tasks.privacy.art_black_box import leakage_accuracy
+from tasks.privacy.attribute import infer_attribute
+from tasks.privacy.extraction import extract
+from tasks.privacy.inversion import invert, nearest
+from tasks.privacy.stacks import Walks, train_stacks
+from tasks.privacy.study import SYNTHEA, split
+from tasks.privacy.synthea_like import as_table, draw, read_sources
+from tasks.privacy.tuning.bench import UNCLIPPED, schedule
+
+VERSION = "1"  # raise it when a change of the code changes figures
+LEAST = 1e-6  # of a score, for its logarithm
+PICTURES = 8  # inverted for each class
+HIDDEN = 32  # of a copy of the network on the table
+ATTRIBUTES = ("female", "hispanic", "married", "Diabetes", "Hypertension")
+
+
+@dataclass(frozen=True)
+class XrayLeakage:
+    """A student whose features are all trained, without privacy. Sections of params.yaml as JSON."""
+
+    teacher: TeacherCell
+    judge: TeacherCell  # whose student says what an inverted picture shows
+    privacy: str
+    recipe: str
+    budgets: tuple[int, ...]  # of queries
+
+    @property
+    def model(self) -> str:
+        return "student on X-rays, no privacy"
+
+    @property
+    def seed(self) -> int:
+        return self.teacher.seed
+
+    @property
+    def name(self) -> str:
+        return f"{self.teacher.name}'s student"
+
+
+@dataclass(frozen=True)
+class TableLeakage:
+    """The study's network on the Synthea-like set, without privacy (`epsilon` 0) or with it."""
+
+    data: str
+    folder: str
+    epsilon: float
+    seed: int
+    budgets: tuple[int, ...]
+
+    @property
+    def model(self) -> str:
+        return f"network on the Synthea-like set, {f'ε = {self.epsilon:g}' if self.epsilon else 'no privacy'}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}, seed {self.seed}"
+
+
+def work(cell: XrayLeakage | TableLeakage) -> dict[str, Any]:
+    rows = _xray(cell) if isinstance(cell, XrayLeakage) else _table(cell)
+    return {"rows": rows, "hardware": hardware()}
+
+
+def _row(attack: str, answer: str, figure: str, value: float, baseline: float | None = None) -> dict[str, Any]:
+    return {
+        "attack": attack, "answer": answer, "figure": figure, "value": round(float(value), 6),
+        "baseline": None if baseline is None else round(float(baseline), 6),
+    }  # fmt: skip
+
+
+def _xray(cell: XrayLeakage) -> list[dict[str, Any]]:
+    section, recipe = Privacy.model_validate_json(cell.privacy), Training.model_validate_json(cell.recipe)
+    teacher, seed, task = teacher_of(cell.teacher).model, cell.teacher.seed, study_data(cell.teacher.data)[1]
+    classes, images = len(task.classes), np.array(task.images)
+    parts = task.part("train"), task.part("val")
+    student, judge = (
+        student_of(t, classes, *parts, recipe, policy="all", seed=s)
+        for t, s in ((teacher, seed), (teacher_of(cell.judge).model, cell.judge.seed))
+    )
+    raw, probability = features(teacher, images), torch.softmax(logits(student, images), 1).numpy()
+    own, test = np.flatnonzero(task.split == "val"), np.flatnonzero(task.split == "test")
+    rows = []
+    for answer in ANSWERS:
+        said = limited(probability, answer)
+        output = torch.from_numpy(np.log(said.clip(LEAST))).float()
+        found = figures(task, output, raw, section, seed)
+        strongest = found["attacks"][found["strongest"]]["membership_advantage"]["value"]
+        without = found["attacks"]["features_only"]["membership_advantage"]["value"]
+        rows.append(_row("membership", answer, "advantage of the strongest attack", strongest, without))
+        rows += _extracted(raw, said, probability.argmax(1), own, test, cell.budgets, answer, seed=seed)
+    return rows + _inverted(student, judge, task, seed)
+
+
+def _inverted(student: Any, judge: Any, task: Any, seed: int) -> list[dict[str, Any]]:
+    """Inversion sees the weights; what it makes is judged by another teacher's student."""
+    _, channels, side, _ = task.images.shape
+    shown, nearer = [], []
+    for c in range(len(task.classes)):
+        pictures = invert(student, c, channels=channels, side=side, count=PICTURES, seed=seed)
+        shown.append(float((logits(judge, pictures).argmax(1) == c).float().mean()))
+        near = [nearest(pictures, _of_class(task, part, c)) for part in ("train", "test")]
+        nearer.append(float((near[0] < near[1]).mean()))
+    return [
+        _row("inversion", "weights", "pictures that another model takes for their class", mean(shown), 1 / len(shown)),
+        _row("inversion", "weights", "pictures nearer to training images than to as many others", mean(nearer), 0.5),
+    ]  # fmt: skip
+
+
+def _of_class(task: Any, part: str, c: int) -> np.ndarray:
+    """As many images of one class and split as the smaller split has, so that distances compare."""
+    count = min(int(((task.split == p) & (task.labels == c)).sum()) for p in ("train", "test"))
+    return np.array(task.images[np.flatnonzero((task.split == part) & (task.labels == c))[:count]])
+
+
+def _extracted(
+    x: Tensor, said: np.ndarray, truth: np.ndarray, own: np.ndarray, test: np.ndarray, budgets: tuple[int, ...],
+    answer: str, *, hidden: int = 0, seed: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Agreement with the victim on the test part, beside that of its most frequent answer."""
+    own = np.random.default_rng(seed).permutation(own)
+    always = float(np.bincount(truth[test]).max() / len(test))
+    rows = []
+    for budget in budgets:
+        asked = own[: min(budget, len(own))]
+        copy = extract(x[asked], said[asked], hidden=hidden, seed=seed)
+        agreed = float((copy(x[test]) == truth[test]).mean())
+        rows.append(_row(f"extraction, {budget} queries", answer, "agreement", agreed, always))
+    return rows
+
+
+def _table(cell: TableLeakage) -> list[dict[str, Any]]:
+    drawn, recipe = draw(read_sources(Path(cell.folder)), seed=cell.seed), SYNTHEA["sgd"]
+    table = as_table(drawn)
+    owners = split(table.x, table.y, drawn["cluster"].to_numpy(), seed=cell.seed)
+    rate, steps = schedule(len(owners.train[1]), recipe.batch_size, recipe.epochs)
+    clip, noise = UNCLIPPED, 0.0
+    if cell.epsilon:
+        delta = delta_for(len(owners.train[1]))
+        clip, noise = 1.0, noise_for(cell.epsilon, sample_rate=rate, steps=steps, delta=delta)
+    walks = Walks(*(np.array([v]) for v in (clip, noise, recipe.learning_rate)))
+    net = train_stacks(
+        *owners.train, walks, classes=2, hidden=recipe.hidden, sample_rate=rate, steps=steps, seed=cell.seed
+    )
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        return torch.softmax(net(torch.from_numpy(x))[0], 1).numpy()
+
+    members, others, known = (
+        (p[0].numpy(), p[1].numpy()) for p in (owners.train, owners.test, owners.unseen)
+    )  # fmt: skip
+    # Members against as many held-out records of the same owner: nothing but the model tells them apart.
+    rng, each = np.random.default_rng(cell.seed), len(others[1])
+    chosen = rng.permutation(len(members[1]))[:each]
+    x, y = np.concatenate([members[0][chosen], others[0]]), np.concatenate([members[1][chosen], others[1]])
+    is_member = np.arange(2 * each) < each
+    everything = np.concatenate([known[0], others[0]])
+    queries, test = np.arange(len(known[1])), len(known[1]) + np.arange(each)
+    named = [i for i, name in enumerate(table.features) if name.split("=")[0] in ATTRIBUTES]
+    columns = [c for c in named if all(len(np.unique(p[0][:, c])) == 2 for p in (members, others, known))]
+    rows = []
+    for answer in ANSWERS:
+
+        def through(records: np.ndarray, how: Any = answer) -> np.ndarray:
+            return limited(ask(records), how)
+
+        leaked = leakage_accuracy(through(x), y, is_member, seed=cell.seed)
+        rows.append(_row("membership", answer, "accuracy of the study's attack", leaked, 0.5))
+        found = [infer_attribute(through, members, others, known, column=c) for c in columns]
+        rows.append(
+            _row(
+                "attribute inference", answer, "balanced accuracy on members, mean over columns",
+                mean(f.members for f in found), mean(f.others for f in found),
+            )
+        )  # fmt: skip
+        said, truth = through(everything), ask(everything).argmax(1)
+        parts = torch.from_numpy(everything), said, truth, queries, test
+        rows += _extracted(*parts, cell.budgets, answer, hidden=HIDDEN, seed=cell.seed)
+    blind = mean(f.without_the_model for f in found)
+    return [*rows, _row("attribute inference", "none", "balanced accuracy on members without the model", blind)]
