@@ -18,6 +18,7 @@ from tasks.models.checkpoints import load_model, save_model
 from tasks.models.inference import features, require_finite
 from tasks.models.metrics import evaluate
 from tasks.privacy.accounting import advantage_ceiling, delta_for, epsilon, noise_for
+from tasks.privacy.claim import HEAD, POISSON
 from tasks.privacy.dp_sgd import UNCLIPPED, Plan, batches, train_head, with_head
 from tasks.privacy.noise import noise_seed, project_secret
 from tasks.privacy.whitening import whitening
@@ -97,8 +98,8 @@ def private_student(context: Context) -> None:
         "images_of_one_person": _most_of_one_person(data),
         "advantage_ceiling": round(ceiling, 6),
         "accountant": "PLD (dp_accounting), Poisson sampling, neighbours differ by one record more or less",
-        "sampler": "Poisson",
-        "trainable": "head",
+        "sampler": POISSON,
+        "trainable": HEAD,
         "without_privacy": figures(open_head),
     }
     write_json(REPORT, report)

@@ -11,6 +11,8 @@ from tasks.gate import Check, Frozen
 from tasks.models.checkpoints import ModelRecord
 from tasks.privacy.accounting import advantage_ceiling, epsilon
 
+POISSON, HEAD = "Poisson", "head"  # what the accounting assumes, and what has no batch statistics
+
 
 class Claim(Frozen):
     """What private training reports; `sha256` is of the weights that it wrote."""
@@ -22,6 +24,8 @@ class Claim(Frozen):
     delta: float
     records: int
     images_of_one_person: int | None
+    sampler: str
+    trainable: str
 
 
 class Proof(Frozen):
@@ -57,6 +61,16 @@ def prove(claim: Claim, model: ModelRecord, data_sha256: str) -> Proof:
         why = "δ is not below one over the number of training records"
     elif claim.noise_multiplier <= 0:
         why = "it was trained without noise"
+    elif claim.sampler != POISSON:
+        why = (
+            f"its batches were drawn by {claim.sampler!r}: the proof holds where every record is drawn by the same "
+            "toss of a coin, not where records are weighted, shuffled or cut to a batch size"
+        )
+    elif claim.trainable != HEAD:
+        why = (
+            f"{claim.trainable!r} was trained, not the head alone: the batch statistics of the layers below mix "
+            "records, so that no record's share can be clipped"
+        )
     if why:
         return Proof(epsilon=None, delta=claim.delta, advantage_ceiling=None, records=claim.records, why=why)
     value = epsilon(

@@ -164,6 +164,8 @@ REPORT = {
     "delta": 1e-4,
     "records": 1000,
     "images_of_one_person": 4,
+    "sampler": "Poisson",
+    "trainable": "head",
     "accuracy": {"value": 0.8},
 }
 
@@ -191,6 +193,8 @@ def test_epsilon_is_recomputed_and_exact():
         (model(), "e" * 64, {}, "another version of the student's data"),
         (model(), "d" * 64, {"delta": 0.01}, "not below one over the number"),
         (model(), "d" * 64, {"noise_multiplier": 0.0}, "without noise"),
+        (model(), "d" * 64, {"sampler": "shuffled"}, "not where records are weighted, shuffled or cut"),
+        (model(), "d" * 64, {"trainable": "all"}, "the batch statistics of the layers below mix records"),
     ],
 )
 def test_a_claim_that_does_not_cover_the_model_proves_nothing(record, data, change, why):
