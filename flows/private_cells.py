@@ -11,11 +11,13 @@ import torch
 
 from flows.study_cells import hardware
 from tasks.files import writing
-from tasks.privacy.molecules import largest_clusters, read_molecules
-from tasks.privacy.study import HIV, SYNTHEA, Optimiser, Owners, measure, split
+from tasks.privacy.molecules import OWNERS, largest_clusters, read_molecules
+from tasks.privacy.study import HIV, SYNTHEA, Optimiser, Owners, Recipe, measure, split
+from tasks.privacy.study_search import best_so_far
 from tasks.privacy.synthea_like import as_table, draw, read_sources
 
 VERSION = "1"  # raise it when a change of the code changes figures
+BALANCED = 0.5  # the trade-off t of the searches
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,38 @@ class MoleculesCell:
         return f"molecules, seed {self.seed}"
 
 
-def work(cell: PrivateCell | MoleculesCell) -> dict[str, Any]:
-    found = _molecules(cell) if isinstance(cell, MoleculesCell) else _synthea(cell)
-    return found | {"hardware": hardware()}
+@dataclass(frozen=True)
+class SearchCell:
+    """The study's optimiser on one cell's data, with clipping and noise up to `most`."""
+
+    on: PrivateCell | MoleculesCell
+    most: float
+    trials: int
+
+    @property
+    def name(self) -> str:
+        return f"search up to {self.most:g}, {self.on.name}"
 
 
-def _synthea(cell: PrivateCell) -> dict[str, Any]:
+def work(cell: PrivateCell | MoleculesCell | SearchCell) -> dict[str, Any]:
+    if isinstance(cell, SearchCell):
+        owners, recipe = _prepared(cell.on)
+        best = best_so_far(owners, recipe, most=cell.most, trials=cell.trials, trade_off=BALANCED, seed=cell.on.seed)
+        return {"best": best, "hardware": hardware()}
+    owners, recipe = _prepared(cell)
+    found = measure(owners, recipe, seed=cell.seed) | {"hardware": hardware()}
+    if isinstance(cell, MoleculesCell):
+        parts = zip(found["records"], (owners.train, owners.test, owners.unseen), strict=True)
+        found |= {"active": {name: int(part[1].sum()) for name, part in parts}, "unreadable": _unreadable(cell)}
+    return found
+
+
+def _prepared(cell: PrivateCell | MoleculesCell) -> tuple[Owners, Recipe]:
+    if isinstance(cell, MoleculesCell):
+        return _molecules(cell), HIV
     drawn = draw(read_sources(Path(cell.folder)), seed=cell.seed)
     table = as_table(drawn)
-    owners = split(table.x, table.y, drawn["cluster"].to_numpy(), seed=cell.seed)
-    return measure(owners, SYNTHEA[cell.optimiser], seed=cell.seed)
+    return split(table.x, table.y, drawn["cluster"].to_numpy(), seed=cell.seed), SYNTHEA[cell.optimiser]
 
 
 def divide(molecules: Path, out: Path) -> None:
@@ -69,12 +93,13 @@ def divide(molecules: Path, out: Path) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no dictionary
 
 
-def _molecules(cell: MoleculesCell) -> dict[str, Any]:
+def _molecules(cell: MoleculesCell) -> Owners:
     with np.load(cell.owners, allow_pickle=False) as kept:
-        train, test, unseen = (
-            (torch.from_numpy(kept[f"x{i}"].astype(np.float32)), torch.from_numpy(kept[f"y{i}"])) for i in range(3)
-        )
-        unreadable = int(kept["unreadable"])
-    found = measure(Owners(train, test, unseen), HIV, seed=cell.seed)
-    active = {name: int(part[1].sum()) for name, part in zip(found["records"], (train, test, unseen), strict=True)}
-    return found | {"active": active, "unreadable": unreadable}
+        x = [torch.from_numpy(kept[f"x{i}"].astype(np.float32)) for i in range(OWNERS)]
+        y = [torch.from_numpy(kept[f"y{i}"]) for i in range(OWNERS)]
+    return Owners(*zip(x, y, strict=True))
+
+
+def _unreadable(cell: MoleculesCell) -> int:
+    with np.load(cell.owners, allow_pickle=False) as kept:
+        return int(kept["unreadable"])

@@ -17,7 +17,7 @@ from rich.console import Console
 from flows import private_page
 from flows.cells import Done, run_cells
 from flows.measuring import REPORTS, keep
-from flows.private_cells import VERSION, MoleculesCell, PrivateCell, divide, work
+from flows.private_cells import VERSION, MoleculesCell, PrivateCell, SearchCell, divide, work
 from flows.stage import limit_threads
 from flows.terminal import bar, mendable, terminal
 from tasks.errors import GatehouseError
@@ -28,6 +28,7 @@ from tasks.stats import over_seeds
 
 STORE = Path(".gatehouse/private")
 SEEDS = 3
+MOST, TRIALS = (10.0, 20.0, 100.0), 100  # of the searches: upper ends of clipping and noise, and trials
 # Published: Tables 11 and 12 (training, testing and unseen AUC, leakage), 13 and 14 (loss of AUC, remaining risk) by t.
 MEASURES = ("training_auc", "testing_auc", "unseen_auc", "leakage")
 BASE = {
@@ -96,6 +97,12 @@ def private_study(folder: Path, *, seeds: int, workers: int, reports: Path, cons
         if done := [d for d in outcomes if d.result]:
             for name, table in zip(part.tables, (_base(part, done), _choices(part, done)), strict=True):
                 keep(reports / f"{name}.json", table, private_page.write_page)
+    first = [cell for _, cells in planned for cell in cells if cell.seed == numbers[0]]
+    searches = [SearchCell(cell, most, TRIALS) for cell in first for most in MOST]
+    outcomes = run_cells(searches, work, folder=STORE / "cells", workers=workers, version=VERSION, progress=progress)
+    failed += [d for d in outcomes if not d.result]
+    if done := [d for d in outcomes if d.result]:
+        keep(reports / "search_progress.json", _progress(done), private_page.write_page)
     if failed:
         raise GatehouseError(f"{len(failed)} cells were not measured: {failed[0].cell.name}: {failed[0].error}")
 
@@ -154,6 +161,27 @@ def _choices(part: Part, done: Sequence[Done]) -> dict[str, Any]:
     table = _table("What the trade-off t chooses on the grid, each choice trained anew five times", part, rows, done)
     return table | {
         "surfaces": [{"seed": d.cell.seed, "optimiser": d.cell.optimiser, **_result(d)["surface"]} for d in done]
+    }
+
+
+def _progress(done: Sequence[Done]) -> dict[str, Any]:
+    rows = [
+        {
+            "set": "HIV" if isinstance(d.cell.on, MoleculesCell) else "Synthea-like",
+            "optimiser": d.cell.on.optimiser,
+            "seed": d.cell.on.seed,
+            "most": d.cell.most,
+            "trials": d.cell.trials,
+            "best": _result(d)["best"],
+            "cpu_seconds": round(d.cpu_seconds, 1),
+        }
+        for d in done
+    ]
+    return {
+        "title": "New best trials of the study's optimiser, by the largest clipping norm and noise that it may try",
+        "command": "python -m flows.private_study --data FOLDER",
+        "hardware": _result(done[0])["hardware"],
+        "rows": rows,
     }
 
 

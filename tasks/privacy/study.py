@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tasks.privacy.accounting import delta_for, epsilon
-from tasks.privacy.art_black_box import leakage_accuracy
+from tasks.privacy.art_black_box import KINDS, Kind, leakage_accuracy
 from tasks.privacy.scoring import auc
 from tasks.privacy.stacks import Stacks, Walks, train_stacks
 from tasks.privacy.tuning.bench import NETWORKS_AT_ONCE, UNCLIPPED, auc_of, schedule
@@ -78,23 +78,23 @@ def split(x: np.ndarray, y: np.ndarray, cluster: np.ndarray, *, seed: int) -> Ow
 
 def measure(owners: Owners, recipe: Recipe, *, seed: int) -> dict[str, Any]:
     """Everything of one seed, JSON-ready: the base network, the grid's surface, and each trade-off's choice."""
-    base = _train(owners, recipe, [(UNCLIPPED, 0.0)], seed=seed)
-    start = {"auc": _utility(base, owners.test, recipe)[0], "leakage": _leakage(base, 0, owners, seed)}
+    base = train_networks(owners, recipe, [(UNCLIPPED, 0.0)], seed=seed)
+    start = {"auc": utility_of(base, owners.test, recipe)[0], "leakage": leakage_of(base, 0, owners, seed)}
     values = recipe.values
     weights = sum(a * b for a, b in pairwise((owners.train[0].shape[1], *recipe.hidden, 2)))
     at_once = max(1, min(NETWORKS_AT_ONCE, WEIGHTS_AT_ONCE // weights))
     grid = [(float(c), float(s)) for c in values for s in values]
     surface = np.concatenate(
         [
-            _utility(_train(owners, recipe, grid[i : i + at_once], seed=seed + 1 + i), owners.test, recipe)
+            utility_of(train_networks(owners, recipe, grid[i : i + at_once], seed=seed + 1 + i), owners.test, recipe)
             for i in range(0, len(grid), at_once)
         ]
     ).reshape(len(values), len(values))
     # At one noise the clipping that keeps most; what each leaks is measured once more, on another training.
     best = [(float(values[surface[:, j].argmax()]), float(noise)) for j, noise in enumerate(values)]
-    tried = _train(owners, recipe, [(UNCLIPPED, 0.0), *best], seed=seed + 10_007)
-    utility = _utility(tried, owners.test, recipe)
-    risk = np.array([_leakage(tried, i, owners, seed) for i in range(len(best) + 1)])
+    tried = train_networks(owners, recipe, [(UNCLIPPED, 0.0), *best], seed=seed + 10_007)
+    utility = utility_of(tried, owners.test, recipe)
+    risk = np.array([leakage_of(tried, i, owners, seed) for i in range(len(best) + 1)])
     rate, steps = schedule(len(owners.train[1]), recipe.batch_size, recipe.epochs)
     delta = delta_for(len(owners.train[1]))
     rows = []
@@ -109,9 +109,9 @@ def measure(owners: Owners, recipe: Recipe, *, seed: int) -> dict[str, Any]:
         row["epsilon"] = round(spent, 4) if row["noise"] else None
     return {
         "base": {
-            "training_auc": _utility(base, owners.train, recipe)[0],
+            "training_auc": utility_of(base, owners.train, recipe)[0],
             "testing_auc": start["auc"],
-            "unseen_auc": _utility(base, owners.unseen, recipe)[0],
+            "unseen_auc": utility_of(base, owners.unseen, recipe)[0],
             **_beside(base, owners, recipe),
             "leakage": start["leakage"],
             "leakage_without_the_model": _features_only(owners, seed),
@@ -132,9 +132,9 @@ def _chosen(
 ) -> dict[str, Any]:
     """The choice trained anew: index 0 is the training without privacy, the others are `best`'s."""
     clip, noise = best[index - 1] if index else (UNCLIPPED, 0.0)
-    again = _train(owners, recipe, [(clip, noise)] * CONFIRMED, seed=seed + 20_011)
-    utility = _utility(again, owners.test, recipe)
-    risk = [_leakage(again, i, owners, seed + i) for i in range(CONFIRMED)]
+    again = train_networks(owners, recipe, [(clip, noise)] * CONFIRMED, seed=seed + 20_011)
+    utility = utility_of(again, owners.test, recipe)
+    risk = [leakage_of(again, i, owners, seed + i) for i in range(CONFIRMED)]
     ranked = {"auc_of_the_rare_class": round(float(_auc(again, owners.test).mean()), 6)} if recipe.pooled else {}
     return {
         "clip": clip if index else None,
@@ -145,7 +145,7 @@ def _chosen(
     }
 
 
-def _train(owners: Owners, recipe: Recipe, settings: Sequence[tuple[float, float]], *, seed: int) -> Stacks:
+def train_networks(owners: Owners, recipe: Recipe, settings: Sequence[tuple[float, float]], *, seed: int) -> Stacks:
     clip, noise = (np.array(v) for v in zip(*settings, strict=True))
     # SGD's step grows with the clipping norm where gradients are long: the rate is per clipped gradient, as published.
     walks = Walks(clip, noise, np.full(len(settings), recipe.learning_rate))
@@ -156,7 +156,7 @@ def _train(owners: Owners, recipe: Recipe, settings: Sequence[tuple[float, float
     )  # fmt: skip
 
 
-def _utility(stacks: Stacks, part: tuple[Tensor, Tensor], recipe: Recipe) -> np.ndarray:
+def utility_of(stacks: Stacks, part: tuple[Tensor, Tensor], recipe: Recipe) -> np.ndarray:
     """What the recipe counts as utility, of every network, shape (networks,)."""
     if not recipe.pooled:
         return _auc(stacks, part)
@@ -190,11 +190,11 @@ def _auc(stacks: Stacks, part: tuple[Tensor, Tensor]) -> np.ndarray:
     return np.array([round(auc_of(z, part[1].numpy()), 6) for z in stacks(part[0]).numpy()])
 
 
-def _leakage(stacks: Stacks, index: int, owners: Owners, seed: int) -> float:
-    """The study's p: members against as many of the other owner's records."""
+def leakage_of(stacks: Stacks, index: int, owners: Owners, seed: int, *, kinds: Sequence[Kind] = KINDS) -> float:
+    """The study's p of one network: members against as many of the other owner's records."""
     x, y, members = _attacked(owners, seed)
     probability = torch.softmax(stacks(x)[index], 1).numpy()
-    return round(leakage_accuracy(probability, y.numpy(), members, seed=seed), 6)
+    return round(leakage_accuracy(probability, y.numpy(), members, kinds=kinds, seed=seed), 6)
 
 
 def _features_only(owners: Owners, seed: int) -> float:

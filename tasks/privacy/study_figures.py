@@ -33,3 +33,21 @@ def surfaces_figure(path: Path, surfaces: Sequence[Mapping[str, Any]], *, base: 
         leaking.set(xlabel="noise multiplier", ylabel="leakage (accuracy of the attack)", title="What the attack finds")
         leaking.grid(alpha=0.3)
         leaking.legend(fontsize=8)
+
+
+def search_figure(path: Path, searches: Sequence[Mapping[str, Any]]) -> None:
+    """New best trials of searches with several upper ends (Figures 43, 44, 46): change of utility, leakage, objective.
+
+    Args:
+        searches: each with "most" and "best", a list of trials with "trial", "utility_change", "leakage", "objective".
+    """
+    titles = {"utility_change": "Change of AUC", "leakage": "What the attack finds", "objective": "Objective, t = .5"}
+    with figure(path, width=9.6, height=3.0) as drawing:
+        for axis, (key, title) in zip(drawing.subplots(1, 3), titles.items(), strict=True):
+            for search, marker in zip(searches, "osD^v", strict=False):
+                trials = [b["trial"] for b in search["best"]]
+                values = [b[key] for b in search["best"]]
+                axis.plot(trials, values, f"{marker}-", markersize=4, label=f"up to {search['most']:g}")
+            axis.set(xlabel="trial", title=title)
+            axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, title="clipping and noise")

@@ -32,6 +32,24 @@ TABLES: dict[str, dict[str, Any]] = {
             }
         ],
     },
+    "search_progress": {
+        "rows": [
+            {
+                "set": "HIV", "optimiser": "sgd", "most": 10.0, "trials": 50,
+                "best": [
+                    {"trial": 2, "utility_change": -0.1, "leakage": 0.5, "objective": 0.01},
+                    {"trial": 30, "utility_change": -0.01, "leakage": 0.49, "objective": 0.04},
+                ],
+            }
+        ]
+    },
+    "leakage": {
+        "rows": [
+            {"model": "m", "attack": "a", "figure": "f", "answer": "scores", "baseline": 0.5, **SPREAD},
+            {"model": "m", "attack": "a", "figure": "f", "answer": "top_1", "baseline": 0.5, **SPREAD},
+            {"model": "m", "attack": "inversion", "figure": "g", "answer": "weights", "baseline": None, **SPREAD},
+        ]
+    },
     "floor_ceiling": {
         "rows": [
             {
@@ -64,5 +82,9 @@ def test_the_page_is_filled_and_its_words_stay(tmp_path: Path, project: Path) ->
     assert "| Synthea-like | SGD | 0.5 | 0.005 | 0.037 | 0.500 ± 0.010 | 0.497 | 0 to 1 | – |" in text
     assert "| a head | 4.00 | .50 ± .01 | .00 | .20 | 1 of 2 |" in text
     assert "| open | 0.500 ± 0.010 |" in text
+    assert "| HIV | SGD | 10 | 50 | 30 | 0.010 | 0.040 | -0.010 | 0.490 |" in text
+    assert "| m | a | f | 0.500 | 0.500 ± 0.010 | 0.500 ± 0.010 |" in text
+    assert "| m | inversion | g | – | 0.500 ± 0.010 |  |" in text
+    assert (tmp_path / "figures/search_hiv_sgd.png").exists()
     assert "## Floor and ceiling of ε" in text
     assert (tmp_path / "figures/surfaces_table13_sgd.png").stat().st_size > 5000

@@ -22,6 +22,8 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("flows.private_cells.SYNTHEA", few)
     monkeypatch.setattr(study, "CONFIRMED", 2)
     monkeypatch.setattr("tasks.privacy.synthea_like.RECORDS", 400)
+    monkeypatch.setattr("flows.private_study.MOST", (5.0,))
+    monkeypatch.setattr("flows.private_study.TRIALS", 3)
     n, folder = 300, tmp_path / "sample/synthea"
     (folder / "lookup").mkdir(parents=True)
     rows = np.arange(n)
@@ -59,7 +61,13 @@ def test_tables_are_whole_and_cells_are_kept(sample: Path, tmp_path: Path) -> No
     assert choices["rows"][1]["published"] == {"utility_loss": 0.037, "privacy_risk": 0.497}
     assert {len(s["utility"]) for s in choices["surfaces"]} == {2}
     kept = {p: p.stat().st_mtime_ns for p in Path(".gatehouse/private/cells").glob("*.json")}
-    assert len(kept) == 4
+    assert len(kept) == 4 + 2
+    searches = json.loads((tmp_path / "out/search_progress.json").read_text())["rows"]
+    assert [(s["optimiser"], s["most"]) for s in searches] == [("sgd", 5.0), ("adam", 5.0)]
+    for search in searches:
+        values = [b["objective"] for b in search["best"]]
+        assert values == sorted(set(values))
+        assert all(0.1 <= b["clip"] <= 5 and 0 <= b["noise"] <= 5 for b in search["best"])
     main(asked)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
 
@@ -79,6 +87,8 @@ def test_molecules_give_the_tables_of_hiv(tmp_path: Path, monkeypatch: pytest.Mo
     pytest.importorskip("rdkit", reason="needs the extra `molecules`")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(study, "CONFIRMED", 2)
+    monkeypatch.setattr("flows.private_study.MOST", (5.0,))
+    monkeypatch.setattr("flows.private_study.TRIALS", 2)
     monkeypatch.setattr("flows.private_cells.HIV", replace(study.HIV, grid=2, hidden=(8,), epochs=2, batch_size=16))
     families = [("CCCCCCCC", "C"), ("c1ccccc1", "c1ccccc1"), ("NS(=O)(=O)N", "S(=O)(=O)N")]
     rows = [
