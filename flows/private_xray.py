@@ -12,7 +12,7 @@ from typing import Any
 from flows import private_page
 from flows.cells import Done
 from flows.measuring import Bench, command_line, keep, start
-from flows.private_xray_cells import VERSION, PrivateHeads, work
+from flows.private_xray_cells import VERSION, HeadRates, PrivateHeads, work
 from flows.stage import Context
 from flows.study import prepare_data, reports_of
 from flows.study_cells import STORE
@@ -22,6 +22,7 @@ from tasks.params import load_params
 from tasks.stats import over_seeds
 
 ARCHITECTURE, EPSILONS, EPOCHS = "simple_cnn", (8.0, 3.0), 12
+FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the learning rate
 MEASURES = ("accuracy", "balanced_accuracy")
 
 
@@ -39,7 +40,10 @@ def private_xray(context: Context, profile: str, workers: int) -> None:
     ]  # fmt: skip
     bench = Bench(context, work, STORE, VERSION, workers)
     if done := bench.run(cells, "private heads"):
-        table = _table(done, profile, ground.image_size)
+        rates = bench.run(
+            [HeadRates(c.teacher, e, c.privacy, FACTORS) for e in EPSILONS for c in cells], "learning rates"
+        )
+        table = _table(done, profile, ground.image_size) | {"learning_rates": _rates(rates)}
         keep(reports_of(profile) / "private_xray.json", table, private_page.write_page)
     bench.close()
 
@@ -79,6 +83,22 @@ def _table(done: Sequence[Done], profile: str, image_size: int) -> dict[str, Any
         "cpu_seconds": round(sum(d.cpu_seconds for d in done), 1),
         "rows": rows,
     }
+
+
+def _rates(done: Sequence[Done]) -> list[dict[str, Any]]:
+    """A row an ε and factor: what tuning the learning rate could gain over the one in params.yaml."""
+    rows = []
+    for target in EPSILONS:
+        own = [d.result for d in done if d.cell.epsilon == target and d.result]
+        for i, factor in enumerate(FACTORS if own else ()):
+            rows.append(
+                {
+                    "epsilon": target,
+                    "factor": factor,
+                    **{f"balanced_accuracy_{part}": over_seeds([r[part][i] for r in own]) for part in ("val", "test")},
+                }
+            )
+    return rows
 
 
 def _strongest(row: dict[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from tasks.backdoor.drill import student_of
 from tasks.backdoor.study.cells import TeacherCell
 from tasks.data.dataset import Dataset
 from tasks.models.inference import features, logits
-from tasks.models.metrics import evaluate
+from tasks.models.metrics import balanced_accuracy, evaluate
 from tasks.params import Privacy, Training
 from tasks.privacy.accounting import advantage_ceiling, delta_for, epsilon, noise_for
 from tasks.privacy.attack import attack_candidate, choose_records
 from tasks.privacy.dp_sgd import UNCLIPPED, Plan, batches, train_head
+from tasks.privacy.stacks import Walks, train_stacks
 from tasks.privacy.whitening import whitening
 
 VERSION = "1"  # raise it when a change of the code changes figures
@@ -43,7 +44,50 @@ class PrivateHeads:
         return f"{self.teacher.name}, private heads"
 
 
-def work(cell: PrivateHeads) -> dict[str, Any]:
+@dataclass(frozen=True)
+class HeadRates:
+    """Heads at one ε that differ in their learning rate, a multiple of the one in params.yaml each."""
+
+    teacher: TeacherCell
+    epsilon: float
+    privacy: str
+    factors: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.teacher.name}, learning rates at ε = {self.epsilon:g}"
+
+
+def work(cell: PrivateHeads | HeadRates) -> dict[str, Any]:
+    return (_rates(cell) if isinstance(cell, HeadRates) else _heads(cell)) | {"hardware": hardware()}
+
+
+def _rates(cell: HeadRates) -> dict[str, Any]:
+    """Balanced accuracy on the validation split, as a search would see it, and on the test split."""
+    section, teacher = Privacy.model_validate_json(cell.privacy), teacher_of(cell.teacher).model
+    public, task = study_data(cell.teacher.data)
+    whiten = whitening(features(teacher, public.part("train")[0]))
+    parts = {name: task.part(name) for name in ("train", "val", "test")}
+    x = {name: whiten(features(teacher, images)) for name, (images, _) in parts.items()}
+    y = torch.from_numpy(parts["train"][1])
+    rate, steps = batches(len(y), section.batch_size, section.epochs)
+    noise = noise_for(cell.epsilon, sample_rate=rate, steps=steps, delta=delta_for(len(y), section.target_delta))
+    count = len(cell.factors)
+    walks = Walks(
+        np.full(count, section.max_grad_norm), np.full(count, noise), section.learning_rate * np.array(cell.factors)
+    )
+    heads = train_stacks(
+        x["train"], y, walks, classes=len(task.classes), sample_rate=rate, steps=steps, momentum=0.9,
+        diverged="zero", seed=cell.teacher.seed,
+    )  # fmt: skip
+    right = {
+        name: [round(balanced_accuracy(z.argmax(1).numpy(), parts[name][1]), 6) for z in heads(x[name])]
+        for name in ("val", "test")
+    }
+    return {"factors": list(cell.factors), **right}
+
+
+def _heads(cell: PrivateHeads) -> dict[str, Any]:
     section, seed = Privacy.model_validate_json(cell.privacy), cell.teacher.seed
     teacher, (public, task) = teacher_of(cell.teacher).model, study_data(cell.teacher.data)
     parts = task.part("train"), task.part("val")
@@ -72,7 +116,7 @@ def work(cell: PrivateHeads) -> dict[str, Any]:
             proven = _proven(noise, rate, steps, delta)
         head = train_head(x[train], y[train], classes=len(task.classes), plan=plan, seed=seed)
         add(OPEN if target is None else f"head on frozen features, ε = {target:g}", head(x).detach(), proven)
-    return {"rows": rows, "records": len(train), "hardware": hardware()}
+    return {"rows": rows, "records": len(train)}
 
 
 def _proven(noise: float, rate: float, steps: int, delta: float) -> Proven:

@@ -268,6 +268,8 @@ def test_private_heads_stand_beside_students_without_privacy(monkeypatch: pytest
         assert set(row["attacks"]) == {"loss_threshold", "likelihood_ratio", "features_only"}
         assert len(row["seeds"]) == 2
     assert table[2]["noise_multiplier"] < table[3]["noise_multiplier"]
+    rates = json.loads(Path("reports/study/tiny/private_xray.json").read_text())["learning_rates"]
+    assert [(r["epsilon"], r["factor"]) for r in rates] == [(e, f) for e in (8.0, 3.0) for f in private_xray.FACTORS]
 
 
 def test_floors_stand_beside_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
