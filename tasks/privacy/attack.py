@@ -11,18 +11,11 @@ from torch import Tensor
 from tasks.data.dataset import stratified
 from tasks.errors import GatehouseError
 from tasks.gate import Frozen
+from tasks.privacy.gate_attacks import ATTACKS, membership_scores
 from tasks.privacy.heads import random_halves, train_heads
-from tasks.privacy.membership import (
-    balanced_sample,
-    features_only_scores,
-    likelihood_ratio_scores,
-    logit_confidence,
-    loss_scores,
-    unseen_confidence,
-)
+from tasks.privacy.membership import balanced_sample, features_only_scores, logit_confidence
 from tasks.privacy.scoring import AttackFigures, Figure, auc_figure, measure, membership_advantage, worst
 
-ATTACKS = ("loss_threshold", "likelihood_ratio")  # those that ask the model; the gate judges by these
 LEAST_KNOWN = 20
 LEAST_OF_CLASS = 10  # records a side below which a class gets no figures of its own
 
@@ -116,13 +109,10 @@ def attack_candidate(
     included = random_halves(references, len(labels), seed=seed)
     heads = train_heads(features, torch.from_numpy(labels), included, classes=len(classes), seed=seed)
     outputs = heads(features).numpy()
-    mean, deviation = unseen_confidence(logit_confidence(outputs, labels), included)
-    scores = {
-        "loss_threshold": loss_scores(logits[target], labels[target]),
-        "likelihood_ratio": likelihood_ratio_scores(
-            confidence[target], mean[target], deviation, known_unseen=(confidence[known], mean[known])
-        ),
-    }
+    asked = slice(len(logits))
+    scores = membership_scores(
+        confidence, logit_confidence(outputs, labels)[:, asked], included[:, asked], target=target, known=known
+    )
     attacks = tuple(measure(name, scores[name], is_member, seed=seed) for name in ATTACKS)
     strongest = ATTACKS[worst([a.membership_advantage for a in attacks])]
     right = logits[target].argmax(1) == labels[target]

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from tasks.errors import GatehouseError
 from tasks.gate import Drill
+from tasks.privacy.gate_attacks import membership_scores
 from tasks.privacy.heads import random_halves, train_heads
-from tasks.privacy.membership import likelihood_ratio_scores, logit_confidence, loss_scores, unseen_confidence
+from tasks.privacy.membership import logit_confidence
 from tasks.privacy.scoring import attack_checks, membership_advantage, tpr_at_fpr
 
 HEADS = 6  # of each kind
@@ -88,15 +89,10 @@ def run_drill(
             seed=seed + planted,
         )
         reference = train_heads(features, y, included, classes=classes, seed=seed + 3)
-        mean, deviation = unseen_confidence(logit_confidence(reference(features).numpy(), truth), included)
+        theirs = logit_confidence(reference(features).numpy(), truth)
         for output, members in zip(heads(features).numpy(), halves[:HEADS] if planted else halves[HEADS:], strict=True):
             confidence = logit_confidence(output, truth)
-            scores = {
-                "loss_threshold": loss_scores(output[target], truth[target]),
-                "likelihood_ratio": likelihood_ratio_scores(
-                    confidence[target], mean[target], deviation, known_unseen=(confidence[known], mean[known])
-                ),
-            }
+            scores = membership_scores(confidence, theirs, included, target=target, known=known)
             found.append(_judge(planted, scores, members, advantage_threshold, tpr_threshold, seed))
     return (
         Drill(

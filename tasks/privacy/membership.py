@@ -30,8 +30,13 @@ def logit_confidence(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def loss_scores(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Minus the cross-entropy of each record, shape (n,): one threshold for all records."""
+    return loss_scores_of(logit_confidence(logits, labels))
+
+
+def loss_scores_of(confidence: np.ndarray) -> np.ndarray:
+    """The same from scaled logits."""
     # softplus of minus the scaled logit is the cross-entropy; this form keeps digits that 1 − p has lost
-    return -np.logaddexp(0.0, -logit_confidence(logits, labels))
+    return -np.logaddexp(0.0, -confidence)
 
 
 def unseen_confidence(confidence: np.ndarray, included: np.ndarray) -> tuple[np.ndarray, float]:

@@ -12,8 +12,10 @@ from tasks.privacy.accounting import epsilon
 from tasks.privacy.attack import attack_candidate, choose_records, in_words
 from tasks.privacy.claim import epsilon_check, prove, read_claim
 from tasks.privacy.drill import HEADS, run_drill
+from tasks.privacy.gate_attacks import ATTACKS, membership_scores
 from tasks.privacy.heads import train_heads
 from tasks.privacy.plots import roc_figure
+from tasks.privacy.scoring import auc
 
 torch.set_num_threads(1)
 CLASSES = ("covid", "normal", "viral")
@@ -209,3 +211,19 @@ def test_a_report_without_figures_is_one_clear_error():
         GatehouseError, match=r"private_student\.json is malformed at steps; run the private_student stage"
     ):
         read_claim({**REPORT, "steps": None}, "reports/private_student.json")
+
+
+def test_every_attack_of_the_gate_survives_references_on_another_scale():
+    """References half as sure as the candidate: the line through known records translates, and members stand out."""
+    rng = np.random.default_rng(0)
+    rows, target, known = 400, np.arange(200), np.arange(200, 400)
+    hard = rng.normal(0, 2, rows)
+    included = rng.random((16, rows)) < 0.5
+    references = 0.5 * (hard + 2 * included + rng.normal(0, 0.5, (16, rows)))
+    member = np.arange(rows) < 100
+    candidate = hard + 2 * member + rng.normal(0, 0.5, rows)
+    scores = membership_scores(candidate, references, included, target=target, known=known)
+    assert set(scores) == set(ATTACKS)
+    found = {name: auc(values, member[target]) for name, values in scores.items()}
+    assert min(found["likelihood_ratio"], found["online_likelihood_ratio"], found["rmia"]) > 0.9
+    assert found["loss_threshold"] < 0.85  # it does not know which records are hard
