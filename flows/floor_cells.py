@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from flows.study_cells import hardware, study_data, teacher_of
+from flows.private_xray_cells import whitened_by
+from flows.study_cells import hardware, study_data
 from tasks.backdoor.study.cells import TeacherCell
-from tasks.models.inference import features
 from tasks.params import Privacy
 from tasks.privacy.accounting import delta_for, epsilon, noise_for
 from tasks.privacy.study import SYNTHEA, split
 from tasks.privacy.synthea_like import as_table, draw, read_sources
 from tasks.privacy.tuning.bench import Ground, Setting, schedule
 from tasks.privacy.tuning.risk import measure_floor
-from tasks.privacy.whitening import whitening
 
 VERSION = "1"  # raise it when a change of the code changes figures
 CLIP = 1.0
@@ -67,10 +66,9 @@ def _synthea(cell: SyntheaFloor) -> dict[str, Any]:
 
 
 def _xray(cell: XrayFloor) -> dict[str, Any]:
-    section, teacher = Privacy.model_validate_json(cell.privacy), teacher_of(cell.teacher).model
-    public, task = study_data(cell.teacher.data)
-    images, labels = task.part("train")
-    x = whitening(features(teacher, public.part("train")[0]))(features(teacher, images))
+    section = Privacy.model_validate_json(cell.privacy)
+    images, labels = study_data(cell.teacher.data)[1].part("train")
+    x = whitened_by(cell.teacher)(images)
     step = section.learning_rate * section.max_grad_norm
     setting = Setting(section.batch_size, section.epochs, section.max_grad_norm, step, 0.0)
     return _audited(_ground(x, torch.from_numpy(labels), ()), setting, cell)
