@@ -29,6 +29,7 @@ from flows.profile import profile_params
 from flows.study import main
 from flows.study_page import BLOCKS, write_page
 from tasks.errors import GatehouseError
+from tasks.privacy.gate_attacks import ATTACKS
 
 TINY = """
 data:
