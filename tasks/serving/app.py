@@ -23,6 +23,7 @@ from tasks.serving.champion import Answer, Champion, answer
 from tasks.serving.errors import BAD_REQUEST, RequestError
 from tasks.serving.images import Prepare, decode
 from tasks.serving.log import Entry, ImageEntry, RequestLog
+from tasks.serving.metrics import CONTENT_TYPE, Meter
 from tasks.serving.protocol import Shape
 from tasks.serving.statistics import digests, image_statistics
 
@@ -55,6 +56,7 @@ class Service:
 def create_app(service: Service, *, versions: dict[str, str]) -> FastAPI:
     """The application. `versions` (package → version) is what GET /version says beside the model's own."""
     champion = service.champion
+    meter = Meter(champion, service.log)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -87,6 +89,11 @@ def create_app(service: Service, *, versions: dict[str, str]) -> FastAPI:
             "output": champion.output,
         }
 
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Counts for Prometheus."""
+        return Response(meter.render(), headers={"Content-Type": CONTENT_TYPE})
+
     @app.post("/invocations", openapi_extra=_document(service.shape))
     async def invocations(request: Request) -> Response:
         """Classify images."""
@@ -101,17 +108,17 @@ def create_app(service: Service, *, versions: dict[str, str]) -> FastAPI:
             error = ""
         except RequestError as refusal:
             response, error = _refusal(refusal), refusal.code
-        service.log.put(
-            Entry(
-                time=time.time(),
-                account=request.client.host if request.client else "",
-                status=response.status_code,
-                error=error,
-                model=champion.sha256,
-                latency_ms=round((time.perf_counter() - started) * 1000, 3),
-                images=images,
-            )
+        entry = Entry(
+            time=time.time(),
+            account=request.client.host if request.client else "",
+            status=response.status_code,
+            error=error,
+            model=champion.sha256,
+            latency_ms=round((time.perf_counter() - started) * 1000, 3),
+            images=images,
         )
+        service.log.put(entry)
+        meter.count(entry)
         return response
 
     return app
