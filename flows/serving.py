@@ -131,8 +131,9 @@ def open_log(params: Params) -> RequestLog:
 def application(params: Params, champion: ProvenChampion, log: RequestLog) -> FastAPI:
     """The service, with the limits of params.yaml, and with images prepared as the champion's own data were."""
     from tasks.data.decode import image_from_bytes
-    from tasks.serving.app import Limits, Service, create_app
+    from tasks.serving.app import create_app
     from tasks.serving.champion import Champion
+    from tasks.serving.service import Limits, Service
 
     proven, spec = champion.proven, champion.proven.record.spec
     how = champion.preparation()

@@ -4,53 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import anyio.to_thread
-import numpy as np
 from anyio import CapacityLimiter
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from tasks.serving import protocol
-from tasks.serving.champion import Answer, Champion, answer
+from tasks.serving import protocol, v2
 from tasks.serving.errors import BAD_REQUEST, RequestError
-from tasks.serving.images import Prepare, decode
-from tasks.serving.log import Entry, ImageEntry, RequestLog
+from tasks.serving.log import Entry, ImageEntry
 from tasks.serving.metrics import CONTENT_TYPE, Meter
 from tasks.serving.protocol import Shape
-from tasks.serving.statistics import digests, image_statistics
+from tasks.serving.service import Limits, Service
 
 CODES = {404: "ENDPOINT_NOT_FOUND"}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may cost."""
-
-    max_request_bytes: int
-    max_images: int
-    body_seconds: float = 30.0  # for the whole body: a client that trickles is let go
-    scoring_threads: int = 1  # requests scored at once; the model itself may use several threads
-
-
-@dataclass(frozen=True)
-class Service:
-    champion: Champion
-    prepare: Prepare
-    limits: Limits
-    log: RequestLog
-
-    @property
-    def shape(self) -> Shape:
-        spec = self.champion.spec
-        return Shape(spec.channels, spec.image_size, self.limits.max_images)
+Scored = tuple[dict[str, Any], tuple[ImageEntry, ...]]  # what is answered, and what is logged of the images
+Score = Callable[[bytes], Scored]
+Refuse = Callable[[RequestError], dict[str, str]]
 
 
 def create_app(service: Service, *, versions: dict[str, str]) -> FastAPI:
@@ -94,20 +70,17 @@ def create_app(service: Service, *, versions: dict[str, str]) -> FastAPI:
         """Counts for Prometheus."""
         return Response(meter.render(), headers={"Content-Type": CONTENT_TYPE})
 
-    @app.post("/invocations", openapi_extra=_document(service.shape))
-    async def invocations(request: Request) -> Response:
-        """Classify images."""
+    async def answered(request: Request, score: Score, refuse: Refuse) -> Response:
+        """Read, score, log and count one request; `score` and `refuse` speak the protocol that was asked in."""
         started = time.perf_counter()
         images: tuple[ImageEntry, ...] = ()
         try:
             protocol.check_content_type(request.headers.get("content-type", ""))
             body = await _read(request, service.limits)
-            score = partial(_score, service, body)
-            answers, images = await anyio.to_thread.run_sync(score, limiter=app.state.limiter)
-            response = JSONResponse({"predictions": [a.revealed for a in answers]}, headers=headers)
-            error = ""
+            content, images = await anyio.to_thread.run_sync(partial(score, body), limiter=app.state.limiter)
+            response, error = JSONResponse(content, headers=headers), ""
         except RequestError as refusal:
-            response, error = _refusal(refusal), refusal.code
+            response, error = _refusal(refusal, refuse), refusal.code
         entry = Entry(
             time=time.time(),
             account=request.client.host if request.client else "",
@@ -121,22 +94,53 @@ def create_app(service: Service, *, versions: dict[str, str]) -> FastAPI:
         meter.count(entry)
         return response
 
+    @app.post("/invocations", openapi_extra=_document(service.shape))
+    async def invocations(request: Request) -> Response:
+        """Classify images."""
+        return await answered(request, partial(_score, service), RequestError.body)
+
+    @app.get("/v2")
+    async def server() -> dict[str, Any]:
+        """The server, as the Open Inference Protocol describes one."""
+        return {"name": "gatehouse", "version": versions.get("gatehouse", ""), "extensions": []}
+
+    @app.get("/v2/health/live")
+    @app.get("/v2/health/ready")
+    async def ready() -> dict[str, bool]:
+        """The champion is loaded."""
+        return {"live": True, "ready": True}
+
+    # The champion under its name, with and without its version; every other name is unknown.
+    for path in (f"/v2/models/{champion.name}", f"/v2/models/{champion.name}/versions/{champion.version}"):
+
+        @app.get(path)
+        async def model() -> dict[str, Any]:
+            """What the model takes and answers."""
+            return v2.metadata(champion, service.shape)
+
+        @app.get(f"{path}/ready")
+        async def model_ready() -> dict[str, Any]:
+            """The model answers."""
+            return {"name": champion.name, "ready": True}
+
+        @app.post(f"{path}/infer", openapi_extra=v2.document(service.shape))
+        async def infer(request: Request) -> Response:
+            """Classify images."""
+            return await answered(request, partial(_score_v2, service), lambda refusal: {"error": refusal.message})
+
     return app
 
 
-def _score(service: Service, body: bytes) -> tuple[list[Answer], tuple[ImageEntry, ...]]:
-    shape = service.shape
-    images = protocol.parse(body, shape, lambda files: decode(files, shape, service.prepare))
-    answers = answer(service.champion, images)
-    return answers, tuple(_entries(images, answers))
+def _score(service: Service, body: bytes) -> Scored:
+    images = protocol.parse(body, service.shape, service.decoded)
+    answers, entries = service.classified(images)
+    return {"predictions": [a.revealed for a in answers]}, entries
 
 
-def _entries(images: np.ndarray, answers: list[Answer]) -> list[ImageEntry]:
-    figures = np.round(image_statistics(images), 6).tolist()
-    return [
-        ImageEntry(digest, a.label, a.score, tuple(row))
-        for digest, a, row in zip(digests(images), answers, figures, strict=True)
-    ]
+def _score_v2(service: Service, body: bytes) -> Scored:
+    images, asked = v2.parse(body, service.shape, service.champion, service.decoded)
+    answers, entries = service.classified(images)
+    return v2.respond(service.champion, answers, asked), entries
 
 
 async def _read(request: Request, limits: Limits) -> bytes:
@@ -167,16 +171,18 @@ def _too_long(limits: Limits) -> RequestError:
     )
 
 
-def _refusal(error: RequestError) -> JSONResponse:
+def _refusal(error: RequestError, refuse: Refuse) -> JSONResponse:
     # A body that was not read to its end must not be taken for the next request.
     headers = {"Connection": "close"} if error.status in (408, 413) else None
-    return JSONResponse(error.body(), status_code=error.status, headers=headers)
+    return JSONResponse(refuse(error), status_code=error.status, headers=headers)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     """Unknown paths and methods, in the protocol's form."""
     assert isinstance(error, HTTPException)
     message = "There is no such endpoint." if error.status_code == 404 else str(error.detail)
+    if request.url.path.startswith("/v2"):
+        return JSONResponse({"error": message}, error.status_code, error.headers)
     code = CODES.get(error.status_code, BAD_REQUEST)
     return JSONResponse({"error_code": code, "message": message}, error.status_code, error.headers)
 

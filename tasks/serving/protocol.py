@@ -53,15 +53,22 @@ def parse(body: bytes, shape: Shape, decode: Decode) -> np.ndarray:
         body: the request's body; its length was limited where it was read.
         decode: turns the files of a table's rows into images of the model's shape; raises RequestError.
     """
-    form, value = _form(_load(body))
+    form, value = _form(load(body))
     if form in ("inputs", "instances"):
-        return _array(value, shape)
-    files = _records(value) if form == "dataframe_records" else _split(value)
-    _count(len(files), shape)
+        return array(value, shape)
+    return decode_files(_records(value) if form == "dataframe_records" else _split(value), shape, decode)
+
+
+def decode_files(files: list[Any], shape: Shape, decode: Decode, *, declared: Any = None) -> np.ndarray:
+    """Images of base64 files; `declared` is the shape that the request states, where it states one."""
+    count(len(files), shape)
+    if declared is not None and declared != [len(files)]:
+        raise RequestError(f"data holds {len(files)} files; the shape {excerpt(declared)} says otherwise.")
     return decode([_file(row, i) for i, row in enumerate(files)])
 
 
-def _load(body: bytes) -> Any:
+def load(body: bytes) -> Any:
+    """JSON of a body, every number finite."""
     try:
         return json.loads(body.decode("utf-8"), parse_constant=_not_a_number)
     except RequestError:
@@ -93,18 +100,24 @@ def _form(content: Any) -> tuple[str, Any]:
     return given[0], content[given[0]]
 
 
-def _array(value: Any, shape: Shape) -> np.ndarray:
+def array(value: Any, shape: Shape) -> np.ndarray:
     """A nested list of numbers to float32, with shape, dtype, finiteness and range checked."""
     wanted = f"a nested list of numbers in [0, 1] of shape {shape}"
     if not isinstance(value, list):
         raise RequestError(f"The input must be {wanted}; files go into dataframe_records.")
-    _count(len(value), shape)
+    count(len(value), shape)
     # Checked before NumPy sees it: one long string among numbers would make it allocate that length for each of them.
     for i, image in enumerate(value):
         for plane in _lists(image, shape.channels, i, wanted):
             for row in _lists(plane, shape.side, i, wanted):
                 if not set(map(type, _lists(row, shape.side, i, wanted))) <= {int, float}:
                     raise RequestError(f"Image {i} holds values that are not numbers; the input must be {wanted}.")
+    return bounded(value, shape)
+
+
+def bounded(value: list[Any], shape: Shape) -> np.ndarray:
+    """Lists of numbers as float32, each finite and in [0, 1]."""
+    wanted = f"a nested list of numbers in [0, 1] of shape {shape}"
     try:
         array = np.asarray(value, dtype=np.float64)
     except OverflowError:
@@ -125,7 +138,8 @@ def _lists(value: Any, length: int, image: int, wanted: str) -> list[Any]:
     return value
 
 
-def _count(n: int, shape: Shape) -> None:
+def count(n: int, shape: Shape) -> None:
+    """Refuse no image, and more than are answered at once."""
     if n == 0:
         raise RequestError("The request holds no image.")
     if n > shape.max_images:

@@ -12,9 +12,10 @@ from PIL import Image
 
 from tasks.data.decode import image_from_bytes
 from tasks.models.architectures import ModelSpec, build
-from tasks.serving.app import Limits, Service, create_app
+from tasks.serving.app import create_app
 from tasks.serving.champion import Champion
 from tasks.serving.log import RequestLog
+from tasks.serving.service import Limits, Service
 
 SIDE = 16
 CLASSES = ("covid", "normal", "pneumonia")
