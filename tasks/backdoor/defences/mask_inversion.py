@@ -59,7 +59,7 @@ class Mask:
 
 
 def invert_masks(
-    model: Classifier, images: Labelled, *, kind: Kind = "patch", steps: int = 72, seed: int
+    model: Classifier, images: Labelled, *, kind: Kind = "patch", steps: int = 60, seed: int
 ) -> list[Mask]:
     """One mask for every class beside which `images` hold another, in the order of the classes.
 
