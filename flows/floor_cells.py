@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from flows.private_xray_cells import whitened_by
-from flows.study_cells import hardware, study_data
+from flows.private_cells import drawn_owners
+from flows.private_xray_cells import public_whitening
+from flows.study_cells import hardware, study_data, teacher_of
 from tasks.backdoor.study.cells import TeacherCell
+from tasks.models.inference import features
 from tasks.params import Privacy
 from tasks.privacy.accounting import delta_for, epsilon, noise_for
-from tasks.privacy.study import SYNTHEA, split
-from tasks.privacy.synthea_like import as_table, draw, read_sources
+from tasks.privacy.study import SYNTHEA
 from tasks.privacy.tuning.bench import Ground, Setting, schedule
 from tasks.privacy.tuning.risk import measure_floor
 
@@ -58,9 +58,7 @@ def work(cell: SyntheaFloor | XrayFloor) -> dict[str, Any]:
 
 
 def _synthea(cell: SyntheaFloor) -> dict[str, Any]:
-    drawn, recipe = draw(read_sources(Path(cell.folder)), seed=cell.seeds[0]), SYNTHEA["sgd"]
-    table = as_table(drawn)
-    x, y = split(table.x, table.y, drawn["cluster"].to_numpy(), seed=cell.seeds[0]).train
+    recipe, (x, y) = SYNTHEA["sgd"], drawn_owners(cell.folder, cell.seeds[0])[1].train
     setting = Setting(recipe.batch_size, recipe.epochs, CLIP, recipe.learning_rate * CLIP, 0.0)
     return _audited(_ground(x, y, recipe.hidden), setting, cell)
 
@@ -68,7 +66,7 @@ def _synthea(cell: SyntheaFloor) -> dict[str, Any]:
 def _xray(cell: XrayFloor) -> dict[str, Any]:
     section = Privacy.model_validate_json(cell.privacy)
     images, labels = study_data(cell.teacher.data)[1].part("train")
-    x = whitened_by(cell.teacher)(images)
+    x = public_whitening(cell.teacher)(features(teacher_of(cell.teacher).model, images))
     step = section.learning_rate * section.max_grad_norm
     setting = Setting(section.batch_size, section.epochs, section.max_grad_norm, step, 0.0)
     return _audited(_ground(x, torch.from_numpy(labels), ()), setting, cell)

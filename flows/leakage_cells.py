@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flows.private_cells import drawn_owners
 from flows.private_xray_cells import figures
 from flows.study_cells import hardware, study_data, teacher_of
 from tasks.backdoor.drill import student_of
@@ -24,8 +24,7 @@ from tasks.privacy.attribute import infer_attribute
 from tasks.privacy.extraction import extract
 from tasks.privacy.inversion import invert, nearest
 from tasks.privacy.stacks import Walks, train_stacks
-from tasks.privacy.study import SYNTHEA, split
-from tasks.privacy.synthea_like import as_table, draw, read_sources
+from tasks.privacy.study import SYNTHEA
 from tasks.privacy.tuning.bench import UNCLIPPED, schedule
 
 VERSION = "2"  # raise it when a change of the code changes figures
@@ -149,9 +148,7 @@ def _extracted(
 
 
 def _table(cell: TableLeakage) -> list[dict[str, Any]]:
-    drawn, recipe = draw(read_sources(Path(cell.folder)), seed=cell.seed), SYNTHEA["sgd"]
-    table = as_table(drawn)
-    owners = split(table.x, table.y, drawn["cluster"].to_numpy(), seed=cell.seed)
+    recipe, (table, owners) = SYNTHEA["sgd"], drawn_owners(cell.folder, cell.seed)
     rate, steps = schedule(len(owners.train[1]), recipe.batch_size, recipe.epochs)
     clip, noise = UNCLIPPED, 0.0
     if cell.epsilon:
@@ -174,6 +171,7 @@ def _table(cell: TableLeakage) -> list[dict[str, Any]]:
     x, y = np.concatenate([members[0][chosen], others[0]]), np.concatenate([members[1][chosen], others[1]])
     is_member = np.arange(2 * each) < each
     everything = np.concatenate([known[0], others[0]])
+    whole = ask(everything)
     queries, test = np.arange(len(known[1])), len(known[1]) + np.arange(each)
     named = [i for i, name in enumerate(table.features) if name.split("=")[0] in ATTRIBUTES]
     columns = [c for c in named if all(len(np.unique(p[0][:, c])) == 2 for p in (members, others, known))]
@@ -192,8 +190,7 @@ def _table(cell: TableLeakage) -> list[dict[str, Any]]:
                 mean(f.members for f in found), mean(f.others for f in found),
             )
         )  # fmt: skip
-        said, truth = through(everything), ask(everything).argmax(1)
-        parts = torch.from_numpy(everything), said, truth, queries, test
+        parts = torch.from_numpy(everything), limited(whole, answer), whole.argmax(1), queries, test
         rows += _extracted(*parts, cell.budgets, answer, seed=cell.seed)
     blind = mean(f.without_the_model for f in found)
     return [*rows, _row("attribute inference", "none", "balanced accuracy on members without the model", blind)]

@@ -15,6 +15,7 @@ from tasks.privacy.molecules import OWNERS, largest_clusters, read_molecules
 from tasks.privacy.study import HIV, SYNTHEA, Optimiser, Owners, Recipe, measure, split
 from tasks.privacy.study_search import best_so_far
 from tasks.privacy.synthea_like import as_table, draw, read_sources
+from tasks.privacy.tabular import Table
 
 VERSION = "1"  # raise it when a change of the code changes figures
 BALANCED = 0.5  # the trade-off t of the searches
@@ -77,9 +78,14 @@ def work(cell: PrivateCell | MoleculesCell | SearchCell) -> dict[str, Any]:
 def _prepared(cell: PrivateCell | MoleculesCell) -> tuple[Owners, Recipe]:
     if isinstance(cell, MoleculesCell):
         return _molecules(cell), HIV
-    drawn = draw(read_sources(Path(cell.folder)), seed=cell.seed)
+    return drawn_owners(cell.folder, cell.seed)[1], SYNTHEA[cell.optimiser]
+
+
+def drawn_owners(folder: str, seed: int) -> tuple[Table, Owners]:
+    """One draw of the Synthea-like set as a table, and its two owners' records."""
+    drawn = draw(read_sources(Path(folder)), seed=seed)
     table = as_table(drawn)
-    return split(table.x, table.y, drawn["cluster"].to_numpy(), seed=cell.seed), SYNTHEA[cell.optimiser]
+    return table, split(table.x, table.y, drawn["cluster"].to_numpy(), seed=seed)
 
 
 def divide(molecules: Path, out: Path) -> None:
@@ -88,7 +94,6 @@ def divide(molecules: Path, out: Path) -> None:
     arrays = {"unreadable": np.array(read.unreadable)}
     for i, rows in enumerate(largest_clusters(read.x)):
         arrays |= {f"x{i}": read.x[rows], f"y{i}": read.y[rows]}
-    out.parent.mkdir(parents=True, exist_ok=True)
     with writing(out) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no dictionary
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from tasks.privacy.accounting import advantage_ceiling, delta_for, epsilon, nois
 from tasks.privacy.attack import attack_candidate, choose_records
 from tasks.privacy.dp_sgd import UNCLIPPED, Plan, batches, train_head
 from tasks.privacy.stacks import Walks, train_stacks
-from tasks.privacy.whitening import whitening
+from tasks.privacy.whitening import Whitening, whitening
 
 VERSION = "2"  # raise it when a change of the code changes figures
 Proven = dict[str, float | None]
@@ -63,19 +62,18 @@ def work(cell: PrivateHeads | HeadRates) -> dict[str, Any]:
     return (_rates(cell) if isinstance(cell, HeadRates) else _heads(cell)) | {"hardware": hardware()}
 
 
-def whitened_by(cell: TeacherCell) -> Callable[[np.ndarray], Tensor]:
-    """uint8 images to the teacher's features, whitened by statistics of the teacher's own, public images."""
-    teacher, public = teacher_of(cell).model, study_data(cell.data)[0]
-    whiten = whitening(features(teacher, public.part("train")[0]))
-    return lambda images: whiten(features(teacher, images))
+def public_whitening(cell: TeacherCell) -> Whitening:
+    """Of the teacher's features, by statistics of the teacher's own, public images."""
+    return whitening(features(teacher_of(cell).model, study_data(cell.data)[0].part("train")[0]))
 
 
 def _rates(cell: HeadRates) -> dict[str, Any]:
     """Balanced accuracy on the validation split, as a search would see it, and on the test split."""
-    section, whitened = Privacy.model_validate_json(cell.privacy), whitened_by(cell.teacher)
+    section, teacher = Privacy.model_validate_json(cell.privacy), teacher_of(cell.teacher).model
+    whiten = public_whitening(cell.teacher)
     task = study_data(cell.teacher.data)[1]
     parts = {name: task.part(name) for name in ("train", "val", "test")}
-    x = {name: whitened(images) for name, (images, _) in parts.items()}
+    x = {name: whiten(features(teacher, images)) for name, (images, _) in parts.items()}
     y = torch.from_numpy(parts["train"][1])
     rate, steps = batches(len(y), section.batch_size, section.epochs)
     noise = noise_for(cell.epsilon, sample_rate=rate, steps=steps, delta=delta_for(len(y), section.target_delta))
@@ -100,7 +98,7 @@ def _heads(cell: PrivateHeads) -> dict[str, Any]:
     parts = task.part("train"), task.part("val")
     images = np.array(task.images)  # a copy: the file is mapped read-only
     raw = features(teacher, images)
-    x, y = whitened_by(cell.teacher)(images), torch.from_numpy(task.labels)
+    x, y = public_whitening(cell.teacher)(raw), torch.from_numpy(task.labels)
     train = np.flatnonzero(task.split == "train")
     rate, steps = batches(len(train), section.batch_size, section.epochs)
     delta = delta_for(len(train), section.target_delta)

@@ -8,9 +8,11 @@ by their counts, and no step is chosen by what a validation split says.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from opacus import GradSampleModule
@@ -22,6 +24,7 @@ from torch.nn import functional as F
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
 
+M = TypeVar("M", bound=nn.Module)
 UNCLIPPED = 1e9  # a clipping norm that no gradient reaches
 
 
@@ -72,11 +75,36 @@ def train_head(
     """
     if len(labels.unique()) < 2:
         raise GatehouseError("Private training needs records of at least two classes; check the student's data.")
+    start = _zero_head(features.shape[1], classes)
+    return walk_privately(start, features, labels, plan=plan, seed=seed, progress=progress)
+
+
+def walk_privately(
+    module: M,
+    inputs: Tensor,
+    labels: Tensor,
+    *,
+    plan: Plan,
+    seed: int,
+    at_once: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> M:
+    """A copy of `module` after `plan.steps` steps of DP-SGD, with the mean of the weights over their second half.
+
+    Args:
+        inputs: what the module takes, shape (n, …).
+        labels: int64 class indices, shape (n,).
+        at_once: records whose gradients are held together, whole batches where None. Parts add up their clipped
+            gradients; noise comes once a batch.
+
+    Raises:
+        GatehouseError: weights that are no longer finite.
+    """
     generator = torch.Generator().manual_seed(seed)
-    linear = _zero_head(features.shape[1], classes)
-    module = GradSampleModule(linear, loss_reduction="sum")
+    inner = copy.deepcopy(module)
+    wrapped = GradSampleModule(inner, loss_reduction="sum")
     optimiser = DPOptimizer(
-        torch.optim.SGD(linear.parameters(), lr=plan.learning_rate, momentum=plan.momentum),
+        torch.optim.SGD(inner.parameters(), lr=plan.learning_rate, momentum=plan.momentum),
         noise_multiplier=plan.noise_multiplier,
         max_grad_norm=plan.max_grad_norm,
         expected_batch_size=plan.sample_rate * len(labels),
@@ -86,26 +114,32 @@ def train_head(
     sampler = UniformWithReplacementSampler(
         num_samples=len(labels), sample_rate=plan.sample_rate, generator=generator, steps=plan.steps
     )
-    mean = {name: torch.zeros_like(p) for name, p in linear.named_parameters()}
+    mean = {name: torch.zeros_like(p) for name, p in inner.named_parameters()}
     averaged = 0
-    for step, batch in enumerate(sampler):
-        optimiser.zero_grad()
-        loss = F.cross_entropy(module(features[batch]), labels[batch], reduction="sum")
-        with warnings.catch_warnings():  # Opacus' hooks on a first layer; its inputs need no gradient
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            loss.backward()
-        optimiser.step()
+    for step, rows in enumerate(sampler):
+        batch = torch.tensor(rows, dtype=torch.long)
+        parts = batch.split(at_once) if at_once else (batch,)
+        for i, part in enumerate(parts):
+            optimiser.signal_skip_step(do_skip=i < len(parts) - 1)
+            optimiser.zero_grad()
+            loss = F.cross_entropy(wrapped(inputs[part]), labels[part], reduction="sum")
+            with warnings.catch_warnings():  # Opacus' hooks on a first layer; its inputs need no gradient
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+                loss.backward()
+            optimiser.step()
         if step >= plan.steps // 2:
             averaged += 1
-            for name, p in linear.named_parameters():
+            for name, p in inner.named_parameters():
                 mean[name] += (p.detach() - mean[name]) / averaged
         if progress:
             progress(step + 1, plan.steps)
     if not all(bool(torch.isfinite(m).all()) for m in mean.values()):
         raise GatehouseError("Private training diverged; lower privacy.learning_rate.")
-    head = _zero_head(features.shape[1], classes)
-    head.load_state_dict(mean)
-    return head
+    trained = copy.deepcopy(module)
+    with torch.no_grad():
+        for name, p in trained.named_parameters():
+            p.copy_(mean[name])
+    return trained
 
 
 def with_head(model: Classifier, head: nn.Linear) -> Classifier:

@@ -7,18 +7,13 @@ mean of the weights over the last half of the steps, which is free post-processi
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 
 import torch
-from opacus import GradSampleModule
-from opacus.optimizers import DPOptimizer
-from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tasks.errors import GatehouseError
-from tasks.privacy.dp_sgd import Plan
+from tasks.privacy.dp_sgd import Plan, walk_privately
 
 AT_ONCE = 64  # records whose gradients are held together
 GROUPS = 4
@@ -75,42 +70,6 @@ def train_privately(
         GatehouseError: batch normalisation, or weights that are no longer finite.
     """
     require_separable(module)
-    generator = torch.Generator().manual_seed(seed)
-    inner = copy.deepcopy(module).train()
-    wrapped = GradSampleModule(inner, loss_reduction="sum")
-    optimiser = DPOptimizer(
-        torch.optim.SGD(inner.parameters(), lr=plan.learning_rate, momentum=plan.momentum),
-        noise_multiplier=plan.noise_multiplier,
-        max_grad_norm=plan.max_grad_norm,
-        expected_batch_size=plan.sample_rate * len(labels),
-        loss_reduction="mean",
-        generator=generator,
-    )
-    sampler = UniformWithReplacementSampler(
-        num_samples=len(labels), sample_rate=plan.sample_rate, generator=generator, steps=plan.steps
-    )
-    mean = {name: torch.zeros_like(p) for name, p in inner.named_parameters()}
-    averaged = 0
-    for step, rows in enumerate(sampler):
-        # A batch that is large for memory goes through in parts, whose clipped gradients add up; noise comes once.
-        parts = torch.tensor(rows, dtype=torch.long).split(AT_ONCE)
-        for i, part in enumerate(parts):
-            optimiser.signal_skip_step(do_skip=i < len(parts) - 1)
-            optimiser.zero_grad()
-            with warnings.catch_warnings():  # Opacus' hooks on a first layer; its inputs need no gradient
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                F.cross_entropy(wrapped(images[part]), labels[part], reduction="sum").backward()
-            optimiser.step()
-        if step >= plan.steps // 2:
-            averaged += 1
-            for name, p in inner.named_parameters():
-                mean[name] += (p.detach() - mean[name]) / averaged
-        if progress:
-            progress(step + 1, plan.steps)
-    if not all(bool(torch.isfinite(m).all()) for m in mean.values()):
-        raise GatehouseError("Private training diverged; lower the learning rate.")
-    trained = copy.deepcopy(module).eval()
-    with torch.no_grad():
-        for name, p in trained.named_parameters():
-            p.copy_(mean[name])
-    return trained
+    return walk_privately(
+        copy.deepcopy(module).train(), images, labels, plan=plan, seed=seed, at_once=AT_ONCE, progress=progress
+    ).eval()

@@ -146,6 +146,7 @@ def _chosen(
 
 
 def train_networks(owners: Owners, recipe: Recipe, settings: Sequence[tuple[float, float]], *, seed: int) -> Stacks:
+    """One network for each clipping norm and noise multiplier, on the owner's training records."""
     clip, noise = (np.array(v) for v in zip(*settings, strict=True))
     # SGD's step grows with the clipping norm where gradients are long: the rate is per clipped gradient, as published.
     walks = Walks(clip, noise, np.full(len(settings), recipe.learning_rate))

@@ -1,4 +1,4 @@
-"""The study's Figures 41 and 42 again: utility over clipping and noise, and what the attack finds over noise."""
+"""The study's Figures 41 to 44 and 46 again: surfaces over clipping and noise, and the optimiser's best trials."""
 
 from __future__ import annotations
 

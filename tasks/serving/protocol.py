@@ -119,17 +119,17 @@ def bounded(value: list[Any], shape: Shape) -> np.ndarray:
     """Lists of numbers as float32, each finite and in [0, 1]."""
     wanted = f"a nested list of numbers in [0, 1] of shape {shape}"
     try:
-        array = np.asarray(value, dtype=np.float64)
+        numbers = np.asarray(value, dtype=np.float64)
     except OverflowError:
         raise RequestError(f"The input holds numbers that are too large; it must be {wanted}.") from None
-    if not np.isfinite(array).all():
+    if not np.isfinite(numbers).all():
         raise RequestError(f"The input holds values that are not finite; it must be {wanted}.")
-    if array.min() < 0 or array.max() > 1:
+    if numbers.min() < 0 or numbers.max() > 1:
         raise RequestError(
-            f"The input ranges from {array.min():.4g} to {array.max():.4g}; it must be {wanted}. "
+            f"The input ranges from {numbers.min():.4g} to {numbers.max():.4g}; it must be {wanted}. "
             "Divide bytes by 255, or send files in dataframe_records."
         )
-    return array.astype(np.float32)
+    return numbers.astype(np.float32)
 
 
 def _lists(value: Any, length: int, image: int, wanted: str) -> list[Any]:

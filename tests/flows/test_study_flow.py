@@ -1,4 +1,7 @@
-"""The study's flow on a tiny phantom: tables complete, cells kept over a kill, teachers shared, the page filled."""
+"""The study's flow on a tiny phantom: tables complete, cells kept over a kill, teachers shared, the page filled.
+
+Past 300 lines: all flows whose cells stand on the study's teachers, so that these are trained once.
+"""
 
 from __future__ import annotations
 

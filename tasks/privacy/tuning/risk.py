@@ -10,13 +10,13 @@ import torch
 from scipy.special import expit
 
 from tasks.privacy.audit import epsilon_floor, guesses
+from tasks.privacy.gate_attacks import ATTACKS
 from tasks.privacy.heads import random_halves
 from tasks.privacy.membership import likelihood_ratio_scores, logit_confidence, unseen_confidence
 from tasks.privacy.ratios import online_ratio_scores, rmia_scores
 from tasks.privacy.scoring import AttackFigures, Figure, measure, membership_advantage, worst
 from tasks.privacy.tuning.bench import NETWORKS_AT_ONCE, Ground, Setting, fit
 
-ATTACKS = ("loss_threshold", "likelihood_ratio", "online_likelihood_ratio", "rmia")
 REFERENCES, ATTACKED = 16, 4  # networks that help an attack, and networks that the attacks are tried on
 CANARIES = 20  # records that are added once more with a wrong label, to be found again
 AUDITED, GUESSED = 100, 0.1  # networks of an audit, and the share of coins guessed on either side
