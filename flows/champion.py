@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from tasks.models.architectures import Classifier
 from tasks.params import Promotion
 from tasks.promotion.evidence import EVIDENCE_FOLDER, Proven, load_proven
 from tasks.promotion.keys import public_key_path, read_public_key
-from tasks.promotion.ledger import LEDGER, last_promotion
+from tasks.promotion.ledger import LEDGER, append, ruling
 
 
 class Preparation(BaseModel):
@@ -101,7 +102,13 @@ def _refuse_what_no_decision_chose(name: str, version: str, sha256: str) -> None
     """
     if not LEDGER.exists():
         return
-    chosen = last_promotion(LEDGER)
+    chosen = ruling(LEDGER)
+    if chosen is not None and chosen["decision"] == "withdrawn":
+        raise UnprovenError(
+            f"Version {chosen['version']} of {name!r} was taken out of service on {chosen['at']}: {chosen['reason']} "
+            "Run `make run` to have a new candidate decided.",
+            version,
+        )
     if chosen is None or str(chosen["version"]) != version or chosen["sha256"] != sha256:
         what = "promoted nothing" if chosen is None else f"promoted version {chosen['version']}"
         raise UnprovenError(
@@ -109,3 +116,21 @@ def _refuse_what_no_decision_chose(name: str, version: str, sha256: str) -> None
             "somebody moved the alias; run `.venv/bin/python -m flows.promotion` to have it decided again.",
             version,
         )
+
+
+def withdraw(version: str, sha256: str, reason: str) -> None:
+    """Take the champion out of service: nothing is served until the next promotion, whatever the alias says.
+
+    Args:
+        reason: a whole sentence, for the operator and for whoever reads the chain of decisions.
+    """
+    append(
+        LEDGER,
+        {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "decision": "withdrawn",
+            "version": version,
+            "sha256": sha256,
+            "reason": reason,
+        },
+    )

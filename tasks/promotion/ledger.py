@@ -16,6 +16,7 @@ from tasks.files import sha256_bytes
 
 START = "0" * 64
 LEDGER = Path(".gatehouse/decisions.jsonl")
+RULINGS = ("promoted", "withdrawn")  # decisions that change who is champion; a refusal changes nothing
 
 
 def append(path: Path, entry: dict[str, Any]) -> str:
@@ -39,14 +40,16 @@ def head_of(path: Path) -> str:
     return _walk(path)[0]
 
 
-def last_promotion(path: Path) -> dict[str, Any] | None:
-    """The newest entry that promoted a version, from a whole chain; None where there is none.
+def ruling(path: Path) -> dict[str, Any] | None:
+    """The newest entry that says who is champion, from a whole chain; None where there is none.
+
+    Its `decision` is `promoted` (this version reigns) or `withdrawn` (nothing does until the next promotion).
 
     Raises:
         GatehouseError: the chain is broken.
     """
-    promoted = [entry for entry in _walk(path)[1] if entry.get("decision") == "promoted"]
-    return promoted[-1] if promoted else None
+    rulings = [entry for entry in _walk(path)[1] if entry.get("decision") in RULINGS]
+    return rulings[-1] if rulings else None
 
 
 def _walk(path: Path) -> tuple[str, list[dict[str, Any]]]:

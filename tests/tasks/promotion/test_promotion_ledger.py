@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import GatehouseError
-from tasks.promotion.ledger import START, append, head_of, last_promotion
+from tasks.promotion.ledger import START, append, head_of, ruling
 
 
 def chain(path: Path, n: int) -> str:
@@ -53,22 +53,26 @@ def test_a_changed_last_line_changes_the_head(tmp_path: Path) -> None:
     assert head_of(path) != head
 
 
-def test_the_last_promotion_is_the_newest_entry_that_promoted(tmp_path: Path) -> None:
+def test_the_ruling_is_the_newest_entry_that_promoted_or_withdrew(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
-    assert last_promotion(path) is None
+    assert ruling(path) is None
     append(path, {"decision": "refused", "version": None})
-    assert last_promotion(path) is None
+    assert ruling(path) is None
     for version in ("1", "2"):
         append(path, {"decision": "promoted", "version": version})
     append(path, {"decision": "refused", "version": None})
-    found = last_promotion(path)
+    found = ruling(path)
     assert found is not None
     assert found["version"] == "2"
+    append(path, {"decision": "withdrawn", "version": "2"})
+    found = ruling(path)
+    assert found is not None
+    assert found["decision"] == "withdrawn"
 
 
-def test_the_last_promotion_of_a_broken_chain_is_not_believed(tmp_path: Path) -> None:
+def test_the_ruling_of_a_broken_chain_is_not_believed(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     chain(path, 3)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     with pytest.raises(GatehouseError, match="breaks at line 1"):
-        last_promotion(path)
+        ruling(path)
