@@ -1,4 +1,4 @@
-"""What privacy costs and brings on X-rays: heads on frozen features at two ε beside students without any.
+"""What privacy costs and brings on X-rays: private heads and whole networks at two ε beside students without any.
 
 `python -m flows.private_xray --data FOLDER` (reports/study/private_xray.json). Teachers are those of the study; cells
 are kept in .gatehouse/study: a run that was stopped goes on where it was.
@@ -12,7 +12,7 @@ from typing import Any
 from flows import private_page
 from flows.cells import Done
 from flows.measuring import Bench, command_line, keep, start
-from flows.private_xray_cells import VERSION, HeadRates, PrivateHeads, work
+from flows.private_xray_cells import VERSION, HeadRates, PrivateHeads, PrivateNetwork, work
 from flows.stage import Context
 from flows.study import prepare_data, reports_of
 from flows.study_cells import STORE
@@ -23,6 +23,12 @@ from tasks.stats import over_seeds
 
 ARCHITECTURE, EPSILONS, EPOCHS = "simple_cnn", (8.0, 3.0), 12
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the learning rate
+NETWORK: dict[str, Any] = {
+    "width": 8,
+    "batch_size": 512,
+    "learning_rate": 0.5,
+    "epochs": 12,
+}  # of the one trained whole by DP-SGD
 MEASURES = ("accuracy", "balanced_accuracy")
 
 
@@ -31,24 +37,41 @@ def private_xray(context: Context, profile: str, workers: int) -> None:
     params = context.params
     ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
     recipe = load_params().student.recipe().undefended().model_copy(update={"epochs": EPOCHS})
-    cells = [
-        PrivateHeads(
-            ground.teacher(ARCHITECTURE, CLEAN, 0, i), EPSILONS, params.privacy.model_dump_json(),
-            recipe.model_dump_json(),
-        )
-        for i in range(ground.network(ARCHITECTURE).seeds)
-    ]  # fmt: skip
+    teachers = [ground.teacher(ARCHITECTURE, CLEAN, 0, i) for i in range(ground.network(ARCHITECTURE).seeds)]
+    section = params.privacy.model_dump_json()
     bench = Bench(context, work, STORE, VERSION, workers)
-    if done := bench.run(cells, "private heads"):
-        rates = bench.run(
-            [HeadRates(c.teacher, e, c.privacy, FACTORS) for e in EPSILONS for c in cells], "learning rates"
-        )
-        table = _table(done, profile, ground.image_size) | {"learning_rates": _rates(rates)}
+    groups = [bench.run([PrivateHeads(t, EPSILONS, section, recipe.model_dump_json()) for t in teachers], "heads")]
+    rates = bench.run([HeadRates(t, e, section, FACTORS) for e in EPSILONS for t in teachers], "learning rates")
+
+    def write() -> None:
+        table = _table([g for g in groups if g], profile, ground.image_size) | {"learning_rates": _rates(rates)}
         keep(reports_of(profile) / "private_xray.json", table, private_page.write_page)
+
+    write()
+    for target in EPSILONS:
+        groups.append(bench.run([PrivateNetwork(t, target, section, **NETWORK) for t in teachers], "whole networks"))
+        write()
     bench.close()
 
 
-def _table(done: Sequence[Done], profile: str, image_size: int) -> dict[str, Any]:
+def _table(groups: Sequence[Sequence[Done]], profile: str, image_size: int) -> dict[str, Any]:
+    """Rows of every group of cells; those of one group differ in their teacher alone."""
+    cells = [d for group in groups for d in group]
+    first = next((d.result for d in cells if d.result), {})
+    return {
+        "title": "Students of clean teachers on the X-rays, with and without privacy, and what attacks find",
+        "command": f"python -m flows.private_xray --profile {profile} --data FOLDER",
+        "architecture": ARCHITECTURE,
+        "image_size": image_size,
+        "records": first.get("records"),
+        "hardware": first.get("hardware"),
+        "cpu_seconds": round(sum(d.cpu_seconds for d in cells), 1),
+        "rows": [row for group in groups for row in _rows(group)],
+    }
+
+
+def _rows(done: Sequence[Done]) -> list[dict[str, Any]]:
+    """A row a model, over its teachers."""
     results = [d.result for d in done if d.result]
     rows = []
     for i, first in enumerate(results[0]["rows"]):
@@ -73,16 +96,7 @@ def _table(done: Sequence[Done], profile: str, image_size: int) -> dict[str, Any
                 "seeds": [d.cell.teacher.seed for d in done],
             }
         )
-    return {
-        "title": "Students of clean teachers on the X-rays, with and without privacy, and what attacks find",
-        "command": f"python -m flows.private_xray --profile {profile} --data FOLDER",
-        "architecture": ARCHITECTURE,
-        "image_size": image_size,
-        "records": results[0]["records"],
-        "hardware": results[0]["hardware"],
-        "cpu_seconds": round(sum(d.cpu_seconds for d in done), 1),
-        "rows": rows,
-    }
+    return rows
 
 
 def _rates(done: Sequence[Done]) -> list[dict[str, Any]]:

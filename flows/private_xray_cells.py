@@ -13,12 +13,13 @@ from flows.study_cells import hardware, study_data, teacher_of
 from tasks.backdoor.drill import student_of
 from tasks.backdoor.study.cells import TeacherCell
 from tasks.data.dataset import Dataset
-from tasks.models.inference import features, logits
+from tasks.models.inference import as_float, features, logits
 from tasks.models.metrics import balanced_accuracy, evaluate
 from tasks.params import Privacy, Training
 from tasks.privacy.accounting import advantage_ceiling, delta_for, epsilon, noise_for
 from tasks.privacy.attack import attack_candidate, choose_records
 from tasks.privacy.dp_sgd import UNCLIPPED, Plan, batches, train_head
+from tasks.privacy.private_network import AT_ONCE, group_norm_cnn, train_privately
 from tasks.privacy.stacks import Walks, train_stacks
 from tasks.privacy.whitening import Whitening, whitening
 
@@ -58,8 +59,35 @@ class HeadRates:
         return f"{self.teacher.name}, learning rates at ε = {self.epsilon:g}"
 
 
-def work(cell: PrivateHeads | HeadRates) -> dict[str, Any]:
-    return (_rates(cell) if isinstance(cell, HeadRates) else _heads(cell)) | {"hardware": hardware()}
+@dataclass(frozen=True)
+class PrivateNetwork:
+    """A network with group normalisation that learns the student's task from fresh weights by DP-SGD, at one ε."""
+
+    teacher: TeacherCell  # names the data and the seed; its weights are what attackers measure features with
+    epsilon: float
+    privacy: str
+    width: int
+    batch_size: int
+    learning_rate: float
+    epochs: int
+
+    @property
+    def name(self) -> str:
+        return f"seed {self.teacher.seed}, network with group normalisation at ε = {self.epsilon:g}"
+
+
+Cell = PrivateHeads | HeadRates | PrivateNetwork
+
+
+def work(cell: Cell) -> dict[str, Any]:
+    found = (
+        _heads(cell)
+        if isinstance(cell, PrivateHeads)
+        else _rates(cell)
+        if isinstance(cell, HeadRates)
+        else _network(cell)
+    )
+    return found | {"hardware": hardware()}
 
 
 def public_whitening(cell: TeacherCell) -> Whitening:
@@ -121,6 +149,30 @@ def _heads(cell: PrivateHeads) -> dict[str, Any]:
         head = train_head(x[train], y[train], classes=len(task.classes), plan=plan, seed=seed)
         add(OPEN if target is None else f"head on frozen features, ε = {target:g}", head(x).detach(), proven)
     return {"rows": rows, "records": len(train)}
+
+
+def _network(cell: PrivateNetwork) -> dict[str, Any]:
+    section, seed = Privacy.model_validate_json(cell.privacy), cell.teacher.seed
+    task = study_data(cell.teacher.data)[1]
+    images = as_float(np.array(task.images))
+    train = np.flatnonzero(task.split == "train")
+    rate, steps = batches(len(train), cell.batch_size, cell.epochs)
+    delta = delta_for(len(train), section.target_delta)
+    noise = noise_for(cell.epsilon, sample_rate=rate, steps=steps, delta=delta)
+    network = train_privately(
+        group_norm_cnn(len(task.classes), images.shape[1], width=cell.width, seed=seed),
+        images[train], torch.from_numpy(task.labels[train]), seed=seed,
+        plan=Plan(rate, steps, cell.learning_rate, section.max_grad_norm, noise),
+    )  # fmt: skip
+    with torch.no_grad():
+        output = torch.cat([network(part) for part in images.split(AT_ONCE)])
+    raw = features(teacher_of(cell.teacher).model, np.array(task.images))
+    row = {
+        "model": f"network with group normalisation, ε = {cell.epsilon:g}",
+        **_proven(noise, rate, steps, delta),
+        **figures(task, output, raw, section, seed),
+    }
+    return {"rows": [row], "records": len(train)}
 
 
 def _proven(noise: float, rate: float, steps: int, delta: float) -> Proven:

@@ -263,10 +263,13 @@ def test_the_published_teacher_takes_images_of_ours() -> None:
 
 def test_private_heads_stand_beside_students_without_privacy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(private_xray, "EPOCHS", 1)
+    monkeypatch.setitem(private_xray.NETWORK, "epochs", 1)
+    monkeypatch.setitem(private_xray.NETWORK, "batch_size", 8)
     private_xray.main(["--profile", "tiny"])
     table = rows("private_xray")
-    assert [r["epsilon"] is None for r in table] == [True, True, False, False]
-    for row, target in zip(table[2:], (8.0, 3.0), strict=True):
+    assert [r["epsilon"] is None for r in table] == [True, True, False, False, False, False]
+    assert [r["model"].startswith("network") for r in table] == [False] * 4 + [True] * 2
+    for row, target in zip(table[2:], (8.0, 3.0, 8.0, 3.0), strict=True):
         assert 0.9 * target < row["epsilon"] <= target
         assert row["membership_advantage"]["mean"] <= 1
         assert set(row["attacks"]) == {*ATTACKS, "features_only"}
