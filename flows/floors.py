@@ -17,9 +17,8 @@ from flows.measuring import Bench, command_line, keep, start
 from flows.private_study import STORE
 from flows.private_xray import ARCHITECTURE
 from flows.stage import Context
-from flows.study import prepare_data, reports_of
+from flows.study import ground_of, reports_of
 from tasks.backdoor.study.cells import CLEAN
-from tasks.backdoor.study.plan import Ground
 from tasks.errors import GatehouseError
 from tasks.files import sha256_file
 from tasks.stats import over_seeds
@@ -32,7 +31,7 @@ NETWORKS, XRAY_NETWORKS = 100, 50  # trainings that one audit pools
 def floors(context: Context, profile: str, workers: int) -> None:
     """Audit every training and write the table; GatehouseError where a floor lies above its ceiling too often."""
     params = context.params
-    ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
+    ground = ground_of(context)
     sample = Path(params.data.root).resolve() / "synthea"
     cells: list[SyntheaFloor | XrayFloor] = []
     if (sample / "patients.csv").exists():

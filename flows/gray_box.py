@@ -15,10 +15,10 @@ from flows.cells import Done
 from flows.gray_box_cells import VERSION, Attacked, Named, PublicAttacked, work
 from flows.measuring import Bench, command_line, keep, start
 from flows.stage import Context
-from flows.study import prepare_data, reports_of
+from flows.study import ground_of, reports_of
 from flows.study_cells import STORE
 from tasks.backdoor.study.cells import CLEAN, StudentCell
-from tasks.backdoor.study.plan import TRAINABLE, Ground
+from tasks.backdoor.study.plan import TRAINABLE
 from tasks.evasion.sample import as_255
 from tasks.stats import over_seeds, pooled, proportion
 
@@ -32,7 +32,7 @@ PUBLIC_SIZES = {"train_images": 2500, "epochs": 8, "images": 100, "own": 60, "st
 def gray_box(context: Context, options: argparse.Namespace) -> None:
     """Attack clean teachers' students under every freeze policy, and ask each who its teacher is."""
     params = context.params
-    ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
+    ground = ground_of(context)
     bench = Bench(context, work, STORE, VERSION, options.workers)
     teachers = [ground.teacher(ARCHITECTURE, CLEAN, 0, i) for i in range(CANDIDATES)]
     command = f"python -m flows.gray_box --profile {options.profile} --data FOLDER"

@@ -16,10 +16,9 @@ from flows.leakage_cells import VERSION, TableLeakage, XrayLeakage, work
 from flows.measuring import Bench, command_line, keep, start
 from flows.private_xray import ARCHITECTURE, EPOCHS
 from flows.stage import Context
-from flows.study import prepare_data, reports_of
+from flows.study import ground_of, reports_of
 from flows.study_cells import STORE
 from tasks.backdoor.study.cells import CLEAN
-from tasks.backdoor.study.plan import Ground
 from tasks.files import sha256_file
 from tasks.params import load_params
 from tasks.stats import over_seeds
@@ -31,7 +30,7 @@ EPSILONS = (0.0, 4.0)  # of the network on the table; 0: no privacy
 def leakage(context: Context, profile: str, workers: int) -> None:
     """Measure every model of as many seeds as the profile has, and write the table."""
     params = context.params
-    ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
+    ground = ground_of(context)
     recipe = load_params().student.recipe().undefended().model_copy(update={"epochs": EPOCHS}).model_dump_json()
     seeds = ground.network(ARCHITECTURE).seeds
     teachers = [ground.teacher(ARCHITECTURE, CLEAN, 0, i) for i in range(seeds)]

@@ -40,6 +40,7 @@ def number(value: float | None, sd: float | None = None) -> str:
     """Two decimals without the leading zero, as the published tables' readers compare them; a dash for nothing."""
     if value is None:
         return "–"
+    value = round(value, 2) + 0.0  # no minus before a zero
     text = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
     return text if sd is None else f"{text} ± {number(sd)}"
 

@@ -14,28 +14,23 @@ from flows.cells import Done
 from flows.measuring import Bench, command_line, keep, start
 from flows.private_xray_cells import VERSION, HeadRates, PrivateHeads, PrivateNetwork, work
 from flows.stage import Context
-from flows.study import prepare_data, reports_of
+from flows.study import ground_of, reports_of
 from flows.study_cells import STORE
 from tasks.backdoor.study.cells import CLEAN
-from tasks.backdoor.study.plan import Ground
 from tasks.params import load_params
 from tasks.stats import over_seeds
 
 ARCHITECTURE, EPSILONS, EPOCHS = "simple_cnn", (8.0, 3.0), 12
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the learning rate
-NETWORK: dict[str, Any] = {
-    "width": 8,
-    "batch_size": 512,
-    "learning_rate": 0.5,
-    "epochs": 12,
-}  # of the one trained whole by DP-SGD
+# Of the network that is trained whole by DP-SGD.
+NETWORK: dict[str, Any] = {"width": 8, "batch_size": 512, "learning_rate": 0.5, "epochs": 12}
 MEASURES = ("accuracy", "balanced_accuracy")
 
 
 def private_xray(context: Context, profile: str, workers: int) -> None:
     """Measure the students of as many teachers as the profile has seeds, and write the table."""
     params = context.params
-    ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
+    ground = ground_of(context)
     recipe = load_params().student.recipe().undefended().model_copy(update={"epochs": EPOCHS})
     teachers = [ground.teacher(ARCHITECTURE, CLEAN, 0, i) for i in range(ground.network(ARCHITECTURE).seeds)]
     section = params.privacy.model_dump_json()

@@ -15,7 +15,7 @@ from flows.measuring import Bench, command_line, keep, start
 from flows.refusing_cells import Refusing
 from flows.robust_cells import RADII, SIGMA, VERSION, Defended, work
 from flows.stage import Context
-from flows.study import prepare_data, reports_of
+from flows.study import ground_of, reports_of
 from flows.study_cells import STORE
 from tasks.backdoor.study.cells import CLEAN
 from tasks.backdoor.study.plan import Ground
@@ -34,12 +34,12 @@ BASE = "all"  # the row that the others are held against
 
 def robust(context: Context, options: argparse.Namespace) -> None:
     """Every defence on the students of as many teachers as the profile has seeds; the table after each defence."""
-    params, defences = context.params, table(_recipe())
+    defences = table(_recipe())
     wanted = options.only or [*(d.name for d in defences), *KINDS]
     if unknown := sorted(set(wanted) - {d.name for d in defences} - set(KINDS)):
         known = ", ".join([*(d.name for d in defences), *KINDS])
         raise GatehouseError(f"--only: no defence is called {', '.join(unknown)}; known are {known}.")
-    ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
+    ground = ground_of(context)
     bench = Bench(context, work, STORE, VERSION, options.workers)
     rows: list[dict[str, Any]] = []
     refusing: list[dict[str, Any]] = []

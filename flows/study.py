@@ -40,7 +40,7 @@ def study(context: Context, options: argparse.Namespace) -> None:
     if params.study.device == "cuda" and params.study.ray:
         raise GatehouseError("Ray runs the study's cells on processors; set study.ray or study.device otherwise.")
     use_device(params.study.device)  # asked here, so that a missing device is one sentence and not one a cell
-    ground = Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
+    ground = ground_of(context)
     tables = [options.only] if options.only else list(TABLES)
     bench = Bench(context, work_of(ground), STORE, VERSION, options.workers)
     for architecture in [options.architecture] if options.architecture else ARCHITECTURES:
@@ -107,6 +107,12 @@ def blend_weights(ground: Ground) -> dict[str, float]:
     cells = {ground.alpha(a): a for a in ARCHITECTURES}
     found = kept(list(cells), work_of(ground), folder=STORE / "cells", version=VERSION)
     return {cells[d.cell]: d.result["alpha"] for d in found if d.result}
+
+
+def ground_of(context: Context) -> Ground:
+    """The ground of every measurement on the profile's data: its images, and the teachers and students made of them."""
+    params = context.params
+    return Ground(prepare_data(context), params.data.image_size, params.run.seed, params.study)
 
 
 def prepare_data(context: Context) -> str:
