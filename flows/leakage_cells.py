@@ -15,21 +15,27 @@ from flows.private_xray_cells import figures
 from flows.study_cells import hardware, study_data, teacher_of
 from tasks.backdoor.drill import student_of
 from tasks.backdoor.study.cells import TeacherCell
-from tasks.models.inference import features, logits
+from tasks.data.dataset import Dataset
+from tasks.models.architectures import Classifier
+from tasks.models.inference import as_float, features, logits
 from tasks.params import Privacy, Training
 from tasks.privacy.accounting import delta_for, noise_for
 from tasks.privacy.answers import ANSWERS, limited
 from tasks.privacy.art_black_box import leakage_accuracy
+from tasks.privacy.attack import choose_records
 from tasks.privacy.attribute import infer_attribute
 from tasks.privacy.extraction import extract
 from tasks.privacy.inversion import invert, nearest
+from tasks.privacy.label_only import COPIES, label_only_scores
+from tasks.privacy.scoring import membership_advantage
 from tasks.privacy.stacks import Walks, train_stacks
 from tasks.privacy.study import SYNTHEA
 from tasks.privacy.tuning.bench import UNCLIPPED, schedule
 
-VERSION = "2"  # raise it when a change of the code changes figures
+VERSION = "3"  # raise it when a change of the code changes figures
 LEAST = 1e-6  # of a score, for its logarithm
 PICTURES = 8  # inverted for each class
+PIXEL_NOISE = (0.05, 0.1, 0.2, 0.4)  # in standard deviations of a pixel over the images: more drowns every picture
 ATTRIBUTES = ("female", "hispanic", "married", "Diabetes", "Hypertension")
 
 
@@ -107,10 +113,28 @@ def _xray(cell: XrayLeakage) -> list[dict[str, Any]]:
         without = found["attacks"]["features_only"]["membership_advantage"]["value"]
         rows.append(_row("membership", answer, "advantage of the strongest attack", strongest, without))
         rows += _extracted(raw, said, probability.argmax(1), own, test, cell.budgets, answer, seed=seed)
-    return rows + _inverted(student, judge, task, seed)
+    return rows + _label_only_xray(student, task, section, seed) + _inverted(student, judge, task, seed)
 
 
-def _inverted(student: Any, judge: Any, task: Any, seed: int) -> list[dict[str, Any]]:
+def _label_only_xray(student: Classifier, task: Dataset, section: Privacy, seed: int) -> list[dict[str, Any]]:
+    sample = choose_records(task.split, task.labels, limit=section.attack_images, seed=seed)
+    attacked = sample.rows[: len(sample.is_member)]
+    pictures = as_float(np.array(task.images[attacked])).numpy()
+
+    def said(flat: np.ndarray) -> np.ndarray:
+        return logits(student, torch.from_numpy(flat.reshape(pictures.shape)).float()).argmax(1).numpy()
+
+    records = pictures.reshape(len(pictures), -1)
+    scores = label_only_scores(said, records, task.labels[attacked], amounts=PIXEL_NOISE, copies=COPIES, seed=seed)
+    return [_label_only(scores, sample.is_member, seed)]
+
+
+def _label_only(scores: np.ndarray, is_member: np.ndarray, seed: int) -> dict[str, Any]:
+    found = membership_advantage(scores, is_member, seed=seed).value
+    return _row("membership, label only", "labels", f"advantage with {4 * COPIES + 1} questions a record", found, 0.0)
+
+
+def _inverted(student: Classifier, judge: Classifier, task: Dataset, seed: int) -> list[dict[str, Any]]:
     """Inversion sees the weights; what it makes is judged by another teacher's student."""
     _, channels, side, _ = task.images.shape
     shown, nearer = [], []
@@ -125,7 +149,7 @@ def _inverted(student: Any, judge: Any, task: Any, seed: int) -> list[dict[str, 
     ]  # fmt: skip
 
 
-def _of_class(task: Any, part: str, c: int) -> np.ndarray:
+def _of_class(task: Dataset, part: str, c: int) -> np.ndarray:
     """As many images of one class and split as the smaller split has, so that distances compare."""
     count = min(int(((task.split == p) & (task.labels == c)).sum()) for p in ("train", "test"))
     return np.array(task.images[np.flatnonzero((task.split == part) & (task.labels == c))[:count]])
@@ -192,5 +216,7 @@ def _table(cell: TableLeakage) -> list[dict[str, Any]]:
         )  # fmt: skip
         parts = torch.from_numpy(everything), limited(whole, answer), whole.argmax(1), queries, test
         rows += _extracted(*parts, cell.budgets, answer, seed=cell.seed)
+    scores = label_only_scores(lambda r: ask(r.astype(np.float32)).argmax(1), x, y, copies=COPIES, seed=cell.seed)
+    rows.append(_label_only(scores, is_member, cell.seed))
     blind = mean(f.without_the_model for f in found)
     return [*rows, _row("attribute inference", "none", "balanced accuracy on members without the model", blind)]

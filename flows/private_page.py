@@ -86,17 +86,8 @@ def _search(tables: Tables) -> str:
                  *(_short(b["objective"]) for b in (early, last)),
                  *(_short(last[k]) for k in ("utility_change", "leakage"))]
             )  # fmt: skip
-    head = [
-        "set",
-        "optimiser",
-        "up to",
-        "trials",
-        "best at",
-        "objective after 25",
-        "after all",
-        "change of AUC",
-        "risk",
-    ]
+    first = ["set", "optimiser", "up to", "trials", "best at"]
+    head = [*first, f"objective after {ENOUGH}", "after all", "change of AUC", "risk"]
     return grid(head, lines) if lines else MISSING
 
 
@@ -133,7 +124,7 @@ def _leakage(tables: Tables) -> str:
     for key in dict.fromkeys((r["model"], r["attack"], r["figure"]) for r in rows):
         own = {r["answer"]: r for r in rows if (r["model"], r["attack"], r["figure"]) == key}
         whole = next((own[a] for a in ("weights", "none") if a in own), None)
-        cells = [_three(whole)] if whole else [_three(own[a]) for a in answers]
+        cells = [_three(whole)] if whole else [_three(own[a]) if a in own else "–" for a in answers]
         lines.append([*key, _short(next(iter(own.values()))["baseline"]), *cells, *[""] * (len(answers) - len(cells))])
     return grid(["model", "attack", "figure", "baseline", *(a.replace("_", " ") for a in answers)], lines)
 

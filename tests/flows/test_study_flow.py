@@ -298,6 +298,7 @@ def test_leakage_is_measured_through_every_answer(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(leakage, "EPOCHS", 1)
     monkeypatch.setattr(leakage, "BUDGETS", (10,))
     monkeypatch.setattr(leakage_cells, "PICTURES", 1)
+    monkeypatch.setattr(leakage_cells, "COPIES", 2)
     monkeypatch.setattr("tasks.privacy.inversion.STEPS", 3)
     leakage.main(["--profile", "tiny"])
     table = rows("leakage")
@@ -305,4 +306,6 @@ def test_leakage_is_measured_through_every_answer(monkeypatch: pytest.MonkeyPatc
     assert answers == ["scores", "rounded", "top_1", "temperature", "labels"]
     assert [r["answer"] for r in table if r["attack"] == "extraction, 10 queries"] == answers
     assert [r["attack"] for r in table if r["answer"] == "weights"] == ["inversion", "inversion"]
+    (label_only,) = [r for r in table if r["attack"] == "membership, label only"]
+    assert (label_only["answer"], label_only["figure"]) == ("labels", "advantage with 9 questions a record")
     assert all(0 <= r["mean"] <= 1 and len(r["values"]) == 2 for r in table)
