@@ -40,6 +40,10 @@ class Refusing:
     steps: int
 
     @property
+    def defence(self) -> str:
+        return self.kind
+
+    @property
     def name(self) -> str:
         return f"{self.kind} of {self.teachers[0].name}"
 

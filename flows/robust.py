@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flows import adversarial_page
@@ -33,50 +33,39 @@ BASE = "all"  # the row that the others are held against
 
 
 def robust(context: Context, options: argparse.Namespace) -> None:
-    """Every defence on the students of as many teachers as the profile has seeds; the table after each defence."""
-    defences = table(_recipe())
-    wanted = options.only or [*(d.name for d in defences), *KINDS]
-    if unknown := sorted(set(wanted) - {d.name for d in defences} - set(KINDS)):
-        known = ", ".join([*(d.name for d in defences), *KINDS])
+    """Every defence on one teacher's students, then on the next one's, as many as the profile has seeds; the table
+    after each teacher."""
+    defences = {d.name: d for d in table(_recipe())}
+    wanted = options.only or [*defences, *KINDS]
+    if unknown := sorted(set(wanted) - set(defences) - set(KINDS)):
+        known = ", ".join([*defences, *KINDS])
         raise GatehouseError(f"--only: no defence is called {', '.join(unknown)}; known are {known}.")
     ground = ground_of(context)
     bench = Bench(context, work, STORE, VERSION, options.workers)
-    rows: list[dict[str, Any]] = []
-    refusing: list[dict[str, Any]] = []
-
-    def write() -> None:
-        found = _table(rows, ground, options) | {"refusing": refusing}
-        keep(reports_of(options.profile) / "robust.json", found, adversarial_page.write_page)
-
-    seeds = range(ground.network(ARCHITECTURE).seeds)
-    for defence in (d for d in defences if d.name in wanted):
-        if done := bench.run([_cell(ground, defence, i) for i in seeds], defence.title):
-            rows.append(_row(defence, done))
-        write()
-    for kind in (k for k in KINDS if k in wanted):
-        if done := bench.run(_refusing(ground, kind, _recipe().undefended()), KINDS[kind]):
-            refusing.append(_refusing_row(kind, done))
-        write()
+    found: dict[str, list[Done]] = {name: [] for name in [*defences, *KINDS] if name in wanted}
+    seeds = ground.network(ARCHITECTURE).seeds
+    for index in range(seeds):
+        cells = [_cell(ground, defences[n], index) if n in defences else _refusing(ground, n, index) for n in found]
+        for done in bench.run(cells, f"teacher {index + 1} of {seeds}"):
+            found[done.cell.defence].append(done)
+        keep(reports_of(options.profile) / "robust.json", _table(found, ground, options), adversarial_page.write_page)
     bench.close()
 
 
-def _refusing(ground: Ground, kind: str, recipe: Training) -> list[Refusing]:
-    """An ensemble of as many teachers' students as the profile has seeds, or a NULL class, over those seeds."""
+def _refusing(ground: Ground, kind: str, index: int) -> Refusing:
+    """A NULL class on one teacher's student, or an ensemble of the students of all, the first of them another each."""
     teachers = [ground.teacher(ARCHITECTURE, CLEAN, 0, i) for i in range(ground.network(ARCHITECTURE).seeds)]
-    return [
-        Refusing(
-            kind=kind,  # type: ignore[arg-type]
-            teachers=(*teachers[i:], *teachers[:i]) if kind == "ensemble" else (teachers[i],),
-            recipe=recipe.model_dump_json(),
-            train_images=TRAIN_IMAGES,
-            test_images=TEST_IMAGES,
-            images=IMAGES,
-            own=OWN,
-            budgets=BUDGETS,
-            steps=STEPS,
-        )
-        for i in range(len(teachers))
-    ]
+    return Refusing(
+        kind=kind,  # type: ignore[arg-type]
+        teachers=(*teachers[index:], *teachers[:index]) if kind == "ensemble" else (teachers[index],),
+        recipe=_recipe().undefended().model_dump_json(),
+        train_images=TRAIN_IMAGES,
+        test_images=TEST_IMAGES,
+        images=IMAGES,
+        own=OWN,
+        budgets=BUDGETS,
+        steps=STEPS,
+    )
 
 
 def _refusing_row(kind: str, done: Sequence[Done]) -> dict[str, Any]:
@@ -154,11 +143,14 @@ def _over_images(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return named | pooled(found)
 
 
-def _table(rows: list[dict[str, Any]], ground: Ground, options: argparse.Namespace) -> dict[str, Any]:
+def _table(found: Mapping[str, Sequence[Done]], ground: Ground, options: argparse.Namespace) -> dict[str, Any]:
     only = f" --only {' '.join(options.only)}" if options.only else ""
-    base = next((r for r in rows if r["defence"] == BASE), None)
-    for row in rows if base else ():
-        row["beside_undefended"] = _beside(row, base)  # type: ignore[arg-type]
+    defences = {d.name: d for d in table(_recipe())}
+    rows = [_row(defences[name], done) for name, done in found.items() if name in defences and done]
+    for row in rows:
+        # Held against the undefended students of the same teachers: a table that is half done compares like with like.
+        if base := [d for d in found.get(BASE, ()) if d.cell.teacher.seed in row["seeds"]]:
+            row["beside_undefended"] = _beside(row, _row(defences[BASE], base))
     return {
         "title": "Students under defences, attacked by somebody who knows the defence",
         "command": f"python -m flows.robust --profile {options.profile} --data FOLDER{only}",
@@ -171,6 +163,7 @@ def _table(rows: list[dict[str, Any]], ground: Ground, options: argparse.Namespa
         "attackers_images": OWN,
         "smoothing_sigma": SIGMA,
         "rows": rows,
+        "refusing": [_refusing_row(kind, done) for kind, done in found.items() if kind in KINDS and done],
     }
 
 
