@@ -59,12 +59,7 @@ def _refusing(ground: Ground, kind: str, index: int) -> Refusing:
         kind=kind,  # type: ignore[arg-type]
         teachers=(*teachers[index:], *teachers[:index]) if kind == "ensemble" else (teachers[index],),
         recipe=_recipe().undefended().model_dump_json(),
-        train_images=TRAIN_IMAGES,
-        test_images=TEST_IMAGES,
-        images=IMAGES,
-        own=OWN,
-        budgets=BUDGETS,
-        steps=STEPS,
+        **_sizes(),
     )
 
 
@@ -101,14 +96,17 @@ def _cell(ground: Ground, defence: Row, index: int) -> Defended:
         trainable=defence.trainable,
         recipe=defence.recipe.model_dump_json(),
         guard=defence.guard,
-        train_images=TRAIN_IMAGES,
-        test_images=TEST_IMAGES,
-        images=IMAGES,
-        own=OWN,
-        budgets=BUDGETS,
-        steps=STEPS,
         queries=QUERIES,
+        **_sizes(),
     )
+
+
+def _sizes() -> dict[str, Any]:
+    """What is the same for every student that stands trial."""
+    return {
+        "train_images": TRAIN_IMAGES, "test_images": TEST_IMAGES, "images": IMAGES, "own": OWN,
+        "budgets": BUDGETS, "steps": STEPS,
+    }  # fmt: skip
 
 
 def _row(defence: Row, done: Sequence[Done]) -> dict[str, Any]:
