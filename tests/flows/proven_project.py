@@ -15,11 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tasks" / "promotio
 
 from promotion_case import Case, make_case
 
-from flows import registry
+from flows import registry, rulings
 from flows.server import free_port
+from tasks.files import sha256_file
 from tasks.models.checkpoints import load_model
 from tasks.models.inference import as_float, probabilities
-from tasks.promotion.evidence import attest
+from tasks.params import load_params
+from tasks.promotion.evidence import ENVELOPE, attest
 from tasks.serving.statistics import STATISTICS, image_statistics
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -56,11 +58,24 @@ def make_project(root: Path) -> Case:
     keys = root / ".gatehouse" / "keys"
     keys.parent.mkdir()
     (root / "keys").rename(keys)
+    promote(case, root)
+    return case
+
+
+def promote(case: Case, root: Path) -> str:
+    """Sign a candidate with `case.key`, the project's own, register and enthrone it at `root`; returns the version."""
     _attest(case)
     with inside(root):
         version = registry.register(NAME, case.model, case.evidence, sha256=case.record.sha256, tags={})
-        registry.crown(NAME, version)
-    return case
+        enthrone(version, case.record.sha256, case.evidence)
+    return version
+
+
+def enthrone(version: str, sha256: str, evidence: Path) -> None:
+    """What promotion does after it has registered a version: a signed decision names it, and the alias follows."""
+    entry = {"decision": "promoted", "version": version, "sha256": sha256, "evidence": sha256_file(evidence / ENVELOPE)}
+    rulings.record(load_params().promotion, entry)
+    registry.crown(NAME, version)
 
 
 def _attest(case: Case) -> None:
