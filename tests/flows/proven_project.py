@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tasks" / "promotion"))
 
-from promotion_case import Case, make_case
+from promotion_case import Case, make_case, risk
 
 from flows import registry, rulings
 from flows.server import free_port
@@ -25,6 +26,7 @@ from tasks.promotion.evidence import ENVELOPE, attest
 from tasks.serving.statistics import STATISTICS, image_statistics
 
 PROJECT = Path(__file__).resolve().parents[2]
+__all__ = ["Case", "make_case", "risk"]  # for tests beside this file, which may lack the path set above
 NAME = "gatehouse-student"
 SIDE = 16
 
@@ -64,7 +66,7 @@ def make_project(root: Path) -> Case:
 
 def promote(case: Case, root: Path) -> str:
     """Sign a candidate with `case.key`, the project's own, register and enthrone it at `root`; returns the version."""
-    _attest(case)
+    attest_case(case)
     with inside(root):
         version = registry.register(NAME, case.model, case.evidence, sha256=case.record.sha256, tags={})
         enthrone(version, case.record.sha256, case.evidence)
@@ -78,7 +80,8 @@ def enthrone(version: str, sha256: str, evidence: Path) -> None:
     registry.crown(NAME, version)
 
 
-def _attest(case: Case) -> None:
+def attest_case(case: Case, decided_at: datetime | None = None) -> None:
+    """Sign the candidate with `case.key`, together with a reference of its answers."""
     model, record = load_model(case.model)
     reference = case.root / "reference.npz"
     kept = images(300, seed=1)
@@ -96,4 +99,5 @@ def _attest(case: Case) -> None:
         extra={"params.yaml": case.root / "params.yaml", "reference.npz": reference},
         code={},
         tools={},
+        decided_at=decided_at,
     )
