@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
+from importlib.metadata import distributions
 from importlib.metadata import version as package_version
 from pathlib import Path
 from platform import python_version
@@ -24,12 +26,14 @@ from tasks.models.architectures import Classifier
 from tasks.models.checkpoints import ModelRecord, load_model
 from tasks.models.inference import logits, probabilities
 from tasks.params import PARAMS_FILE, Params
+from tasks.promotion.bom import BOM_FILE, bill_of_materials
 from tasks.promotion.comparison import compare
 from tasks.promotion.decision import Comparison, Decision, decide, result_names
 from tasks.promotion.dossier import write_dossier
 from tasks.promotion.evidence import ENVELOPE, Predicate, Proven, attest, load_proven, verify
 from tasks.promotion.keys import key_id
 from tasks.promotion.ledger import digest_of
+from tasks.promotion.threats import THREATS_FILE, threat_table
 from tasks.promotion.trust import Trust, operator_key
 from tasks.risk import POLICY_FILE, Policy, load_policy
 from tasks.risk import decide as policy_for
@@ -51,9 +55,14 @@ def promotion(context: Context) -> None:
     results = _results(policy)
     comparison = _beside_champion(params, model, record, data, trust)
     decision = decide(policy, results, record, comparison)
+    decided_at = datetime.now(UTC).replace(microsecond=0)
     with TemporaryDirectory() as temporary:
         reference = Path(temporary) / "reference.npz"
         _write_reference(reference, model, data, params)
+        bom, threats = Path(temporary) / BOM_FILE, Path(temporary) / THREATS_FILE
+        name = params.promotion.model_name
+        write_json(bom, bill_of_materials(name, record, policy, results, _packages(), decided_at=decided_at))
+        write_json(threats, threat_table(policy, results))
         predicate = attest(
             EVIDENCE,
             model_folder=folder,
@@ -61,9 +70,10 @@ def promotion(context: Context) -> None:
             policy_path=POLICY_FILE,
             decision=decision,
             key=key,
-            extra={"params.yaml": PARAMS_FILE, reference.name: reference},
+            extra={"params.yaml": PARAMS_FILE, **{path.name: path for path in (reference, bom, threats)}},
             code=_revision(),
             tools=_tools(),
+            decided_at=decided_at,
         )
     version, evidence = None, sha256_file(EVIDENCE / ENVELOPE)
     if decision.decision == "promoted":
@@ -206,6 +216,11 @@ def _revision() -> dict[str, str]:
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"revision": head.stdout.strip(), "state": "with local changes" if changes.stdout.strip() else "clean"}
+
+
+def _packages() -> dict[str, str]:
+    """Every Python package of this environment, with its version."""
+    return {str(d.name): d.version for d in distributions() if d.name}
 
 
 def _tools() -> dict[str, str]:

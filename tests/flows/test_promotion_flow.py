@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from rich.console import Console
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +139,11 @@ def test_a_life_in_the_registry(house: House, capsys: pytest.CaptureFixture[str]
     assert proven.sha256 == first["sha256"] == case.record.sha256
     assert champion_standing(load_params().promotion, first["sha256"]) == ""
     assert not no_pickle(folder.parents[1])
+    assert {"bom.cdx.json", "threats.json"} <= set(proven.predicate.files)
+    bom = (folder / "evidence" / "bom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bom) is None
+    assert {c["name"] for c in json.loads(bom)["components"]} >= {"teacher", "student_task", "torch"}
+    assert {t["tested"] for t in read_json(folder / "evidence" / "threats.json")} == {"passed", "no gate"}
     with np.load(folder / "evidence" / "reference.npz", allow_pickle=False) as reference:
         assert set(reference.files) >= {"mean", "sd", "score", "label"}
         assert len(reference["mean"]) == 81  # the validation split
