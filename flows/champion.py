@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flows.registry import champion_folder
+from flows.rulings import in_force, record
 from tasks.data.decode import Remedy
 from tasks.errors import GatehouseError
 from tasks.files import sha256_bytes
 from tasks.models.architectures import Classifier
-from tasks.params import Promotion
+from tasks.params import Promotion, load_params
 from tasks.promotion.evidence import EVIDENCE_FOLDER, Proven, load_proven
-from tasks.promotion.keys import public_key_path, read_public_key
-from tasks.promotion.ledger import LEDGER, append, ruling
+from tasks.promotion.strictness import weaker
+from tasks.promotion.trust import load_trust
+from tasks.risk import decide
+
+AGAIN = "run `.venv/bin/python -m flows.promotion` to have it decided again"
 
 
 class Preparation(BaseModel):
@@ -75,7 +78,7 @@ class ProvenChampion:
 
 
 def load_champion(promotion: Promotion) -> ProvenChampion:
-    """The proven champion, verified with the operator's own public key.
+    """The champion: evidence verified with the operator's own keys, and put there by the newest signed decision.
 
     Raises:
         UnprovenError: nothing proves what has the alias, or it is not what the newest decision promoted.
@@ -83,39 +86,62 @@ def load_champion(promotion: Promotion) -> ProvenChampion:
     """
     name = promotion.model_name
     folder, version = champion_folder(name)
+    stands = f"The alias champion of {name!r} stands on version {version}"
     try:
-        key = read_public_key(public_key_path(promotion.signing_key))
-        model, proven = load_proven(folder, public_key=key)
+        model, proven = load_proven(folder, trust=load_trust(promotion.signing_key))
     except GatehouseError as error:
+        raise UnprovenError(f"{stands}, and its evidence does not verify: {error}", version) from error
+    if points := weaker(proven.policy, decide(load_params().risk)):
         raise UnprovenError(
-            f"The alias champion of {name!r} stands on version {version}, and its evidence does not verify: {error}",
+            f"{stands}, promoted under a weaker policy than params.yaml asks for: {points[0]}. Run `make run` to "
+            "have a candidate decided under the policy in force.",
             version,
-        ) from error
-    _refuse_what_no_decision_chose(name, version, proven.sha256)
-    return ProvenChampion(folder, version, model, proven)
-
-
-def _refuse_what_no_decision_chose(name: str, version: str, sha256: str) -> None:
-    """An older version may have evidence of its own; champion it is only by the newest decision of this project.
-
-    A server without the project's record of decisions knows the evidence alone.
-    """
-    if not LEDGER.exists():
-        return
-    chosen = ruling(LEDGER)
-    if chosen is not None and chosen["decision"] == "withdrawn":
+        )
+    try:
+        chosen = in_force(promotion)
+    except GatehouseError as error:
+        raise UnprovenError(f"{stands}, and no decision can be believed: {error}", version) from error
+    if chosen is None:
+        raise UnprovenError(f"{stands}, but no signed decision made it champion; {AGAIN}.", version)
+    if chosen["decision"] == "withdrawn":
         raise UnprovenError(
             f"Version {chosen['version']} of {name!r} was taken out of service on {chosen['at']}: {chosen['reason']} "
             "Run `make run` to have a new candidate decided.",
             version,
         )
-    if chosen is None or str(chosen["version"]) != version or chosen["sha256"] != sha256:
-        what = "promoted nothing" if chosen is None else f"promoted version {chosen['version']}"
+    if chosen["version"] != version:
         raise UnprovenError(
-            f"The alias champion of {name!r} stands on version {version}, but the decisions in {LEDGER} {what}: "
-            "somebody moved the alias; run `.venv/bin/python -m flows.promotion` to have it decided again.",
+            f"{stands}, but the newest decision promoted version {chosen['version']}: somebody moved the alias; "
+            f"{AGAIN}.",
             version,
         )
+    if chosen["sha256"] != proven.sha256:
+        raise UnprovenError(
+            f"{stands}, whose weights {proven.sha256[:12]} are not the ones that the newest decision promoted "
+            f"({chosen['sha256'][:12]}): somebody put other files there; {AGAIN}.",
+            version,
+        )
+    if chosen["evidence"] != proven.evidence:
+        raise UnprovenError(
+            f"{stands}, whose evidence {proven.evidence[:12]} is not the one that the newest decision names "
+            f"({chosen['evidence'][:12]}): somebody put other evidence there; {AGAIN}.",
+            version,
+        )
+    return ProvenChampion(folder, version, model, proven)
+
+
+def champion_standing(promotion: Promotion, sha256: str) -> str:
+    """Empty if the weights that were promoted last are the proven champion; else why not."""
+    try:
+        champion = load_champion(promotion)
+    except GatehouseError as error:
+        return f"The promoted model is no longer champion: {error}"
+    if champion.proven.sha256 != sha256:
+        return (
+            f"A later decision made version {champion.version} with weights {champion.proven.sha256[:12]} champion, "
+            f"not the promoted {sha256[:12]}: see `.venv/bin/python -m flows.promotion history`; {AGAIN}."
+        )
+    return ""
 
 
 def withdraw(version: str, sha256: str, reason: str) -> None:
@@ -124,13 +150,5 @@ def withdraw(version: str, sha256: str, reason: str) -> None:
     Args:
         reason: a whole sentence, for the operator and for whoever reads the chain of decisions.
     """
-    append(
-        LEDGER,
-        {
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "decision": "withdrawn",
-            "version": version,
-            "sha256": sha256,
-            "reason": reason,
-        },
-    )
+    entry = {"decision": "withdrawn", "version": version, "sha256": sha256, "reason": reason}
+    record(load_params().promotion, entry)

@@ -26,7 +26,7 @@ from flows.profile import DEFAULT, apply_profile, known_profiles
 from flows.server import prefect_environment, prefect_server
 from flows.stage import PARENT_MLFLOW_RUN, PARENT_TASK_RUN
 from tasks.errors import GatehouseError
-from tasks.params import load_params
+from tasks.params import Promotion, load_params
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -64,7 +64,7 @@ def run_lifecycle(profile: str = DEFAULT, data: str | None = None) -> dict[str, 
         outcomes = _run_stages(graph, workers=min(4, os.cpu_count() or 1))
         result = summary.collect([asdict(o) for o in outcomes], profile, time.monotonic() - started)
         if result["promotion"].get("decision") == "promoted":
-            result = _confirm(result, params.promotion.model_name)
+            result = _confirm(result, params.promotion)
         summary.write(result)
         _publish(result)
     return result
@@ -137,11 +137,11 @@ def _in_order(graph: dag.Dag) -> list[str]:
     return order
 
 
-def _confirm(result: dict[str, Any], model_name: str) -> dict[str, Any]:
+def _confirm(result: dict[str, Any], promotion: Promotion) -> dict[str, Any]:
     """The registry has to agree with the reports: someone may have moved the alias since promotion."""
-    from flows.registry import champion_standing
+    from flows.champion import champion_standing
 
-    problem = champion_standing(model_name, result["promotion"]["sha256"])
+    problem = champion_standing(promotion, result["promotion"]["sha256"])
     if problem:
         result["promotion"] = {**result["promotion"], "decision": "not standing", "reasons": [{"sentence": problem}]}
     return result

@@ -1,12 +1,14 @@
 """Decide, sign, register: the candidate that the policy names becomes champion, or is refused with reasons.
 
-`python -m flows.promotion verify [MODEL_FOLDER]` says what is proven of a model (by default of the champion).
+`python -m flows.promotion` alone is the stage; `python -m flows.promotion --help` names the commands beside it.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
+from importlib.metadata import distributions
 from importlib.metadata import version as package_version
 from pathlib import Path
 from platform import python_version
@@ -14,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from flows import registry
+from flows import registry, rulings
 from flows.stage import Context, main
 from tasks.data.dataset import Dataset, load_dataset
 from tasks.errors import GatehouseError
@@ -23,14 +25,18 @@ from tasks.gate import GATES_FOLDER, GateResult, tool_versions
 from tasks.models.architectures import Classifier
 from tasks.models.checkpoints import ModelRecord, load_model
 from tasks.models.inference import logits, probabilities
-from tasks.params import PARAMS_FILE, Params, load_params
-from tasks.promotion import ledger
+from tasks.params import PARAMS_FILE, Params
+from tasks.promotion.bom import BOM_FILE, bill_of_materials
 from tasks.promotion.comparison import compare
 from tasks.promotion.decision import Comparison, Decision, decide, result_names
 from tasks.promotion.dossier import write_dossier
-from tasks.promotion.evidence import ENVELOPE, EVIDENCE_FOLDER, Predicate, attest, load_proven, verify
-from tasks.promotion.keys import PublicKey, key_id, public_key_path, read_public_key, signing_key
+from tasks.promotion.evidence import ENVELOPE, Predicate, Proven, attest, load_proven, verify
+from tasks.promotion.keys import key_id
+from tasks.promotion.ledger import digest_of
+from tasks.promotion.threats import THREATS_FILE, threat_table
+from tasks.promotion.trust import Trust, operator_key
 from tasks.risk import POLICY_FILE, Policy, load_policy
+from tasks.risk import decide as policy_for
 from tasks.serving.statistics import STATISTICS, image_statistics
 
 EVIDENCE = Path("reports/evidence")
@@ -40,17 +46,23 @@ DOSSIER = Path("reports/dossier.html")
 
 def promotion(context: Context) -> None:
     """Promote the candidate that the policy names if every required gate passed on its digest; otherwise refuse."""
-    params, policy = context.params, load_policy()
+    params, policy = context.params, _policy(context.params)
     folder = Path("models") / policy.candidate
     model, record = load_model(folder)
     data = load_dataset(Path("data/student_task"))
-    key = signing_key(Path(params.promotion.signing_key))
+    key, trust = operator_key(Path(params.promotion.signing_key), days=params.promotion.key_days)
+    signed_by = key_id(key.public_key())
     results = _results(policy)
-    comparison = _beside_champion(params, model, record, data, key.public_key())
+    comparison = _beside_champion(params, model, record, data, trust)
     decision = decide(policy, results, record, comparison)
+    decided_at = datetime.now(UTC).replace(microsecond=0)
     with TemporaryDirectory() as temporary:
         reference = Path(temporary) / "reference.npz"
         _write_reference(reference, model, data, params)
+        bom, threats = Path(temporary) / BOM_FILE, Path(temporary) / THREATS_FILE
+        name = params.promotion.model_name
+        write_json(bom, bill_of_materials(name, record, policy, results, _packages(), decided_at=decided_at))
+        write_json(threats, threat_table(policy, results))
         predicate = attest(
             EVIDENCE,
             model_folder=folder,
@@ -58,25 +70,40 @@ def promotion(context: Context) -> None:
             policy_path=POLICY_FILE,
             decision=decision,
             key=key,
-            extra={"params.yaml": PARAMS_FILE, reference.name: reference},
+            extra={"params.yaml": PARAMS_FILE, **{path.name: path for path in (reference, bom, threats)}},
             code=_revision(),
             tools=_tools(),
+            decided_at=decided_at,
         )
-    version = _promote(context, policy, folder, record, key.public_key()) if decision.decision == "promoted" else None
-    head = ledger.append(
-        ledger.LEDGER,
+    version, evidence = None, sha256_file(EVIDENCE / ENVELOPE)
+    if decision.decision == "promoted":
+        version, proven = _register(context, policy, folder, record, trust, signed_by)
+        evidence = proven.evidence
+    line = rulings.record(
+        params.promotion,
         {
-            "at": predicate.decided_at,
             "decision": decision.decision,
             "candidate": decision.candidate,
             "sha256": decision.sha256,
             "version": version,
             "policy": policy.sha256,
-            "evidence": sha256_file(EVIDENCE / ENVELOPE),
+            "evidence": evidence,
             "reasons": [f"{r.gate}.{r.check}: {r.status}" for r in decision.reasons],
         },
     )
-    _report(context, decision, predicate, version, head, key_id(key.public_key()))
+    if version is not None:
+        registry.crown(params.promotion.model_name, version)
+    _report(context, decision, predicate, version, digest_of(line), signed_by)
+
+
+def _policy(params: Params) -> Policy:
+    """The policy that the risk stage wrote, if it is the one that params.yaml asks for."""
+    policy = load_policy()
+    if policy.sha256 != policy_for(params.risk).sha256:
+        raise GatehouseError(
+            f"{POLICY_FILE} is not what the answers in {PARAMS_FILE} (section risk) give; run the risk stage again."
+        )
+    return policy
 
 
 def _results(policy: Policy) -> tuple[GateResult, ...]:
@@ -95,16 +122,14 @@ def _write_reference(path: Path, model: Classifier, data: Dataset, params: Param
     np.savez(path, allow_pickle=False, **columns, score=scores.max(1), label=label)
 
 
-def _beside_champion(
-    params: Params, model: Classifier, record: ModelRecord, data: Dataset, key: PublicKey
-) -> Comparison:
+def _beside_champion(params: Params, model: Classifier, record: ModelRecord, data: Dataset, trust: Trust) -> Comparison:
     """Candidate and champion on the same test images; a champion that nothing proves does not count."""
     name = params.promotion.model_name
     if not registry.has_champion(name):
         return Comparison(counts=False, why="There is no reigning champion to compare with.")
     try:
         folder, version = registry.champion_folder(name)
-        champion, proven = load_proven(folder, public_key=key)
+        champion, proven = load_proven(folder, trust=trust)
     except GatehouseError as error:
         why = f"The alias champion stands on a version that nothing proves, so it does not count: {error}"
         return Comparison(counts=False, why=why)
@@ -130,30 +155,22 @@ def _beside_champion(
     return comparison.model_copy(update={"why": comparison.why + flattered})
 
 
-def _promote(context: Context, policy: Policy, folder: Path, record: ModelRecord, key: PublicKey) -> str:
-    """Register the candidate, unless these weights are registered with proof under this policy; set the aliases."""
-    verify(folder, EVIDENCE, public_key=key)
+def _register(
+    context: Context, policy: Policy, folder: Path, record: ModelRecord, trust: Trust, signed_by: str
+) -> tuple[str, Proven]:
+    """Version of the candidate and what proves it; no new one where this key has proven it under this policy before."""
+    proven = verify(folder, EVIDENCE, trust=trust)
     name = context.params.promotion.model_name
-    version = _proven_version(name, record.sha256, policy, key)
-    if version is None:
-        tags = {"gatehouse.candidate": policy.candidate, "gatehouse.policy": policy.sha256}
-        version = registry.register(name, folder, EVIDENCE, sha256=record.sha256, tags=tags)
-    else:
-        context.say(f"these weights are registered already, as version {version}: no new version")
-    registry.crown(name, version)
-    return version
-
-
-def _proven_version(name: str, sha256: str, policy: Policy, key: PublicKey) -> str | None:
-    """A registered version of these weights whose own evidence verifies under the policy in force."""
-    for version in registry.versions_of(name, sha256):
+    for version in registry.versions_of(name, record.sha256):
         try:
-            proven = verify(registry.version_folder(name, version), public_key=key, policy_sha256=policy.sha256)
+            before = verify(registry.version_folder(name, version), trust=trust, policy_sha256=policy.sha256)
         except GatehouseError:
             continue  # it claims these weights but does not prove them: it is not the one
-        if proven.sha256 == sha256:
-            return version
-    return None
+        if (before.sha256, before.signed_by) == (record.sha256, signed_by):
+            context.say(f"these weights are registered already, as version {version}: no new version")
+            return version, before
+    tags = {"gatehouse.candidate": policy.candidate, "gatehouse.policy": policy.sha256}
+    return registry.register(name, folder, EVIDENCE, sha256=record.sha256, tags=tags), proven
 
 
 def _report(
@@ -169,7 +186,7 @@ def _report(
         "reasons": [r.model_dump(mode="json") for r in decision.reasons],
         "notes": list(decision.notes),
         "comparison": decision.comparison.model_dump(mode="json"),
-        "decided_at": predicate.decided_at,
+        "decided_at": predicate.decided_at.isoformat(),
         "ledger_head": head,
     }
     write_json(REPORT, content)
@@ -201,36 +218,19 @@ def _revision() -> dict[str, str]:
     return {"revision": head.stdout.strip(), "state": "with local changes" if changes.stdout.strip() else "clean"}
 
 
+def _packages() -> dict[str, str]:
+    """Every Python package of this environment, with its version."""
+    return {str(d.name): d.version for d in distributions() if d.name}
+
+
 def _tools() -> dict[str, str]:
     names = ("gatehouse", "mlflow", "dvc", "prefect", "cryptography")
     return {"python": python_version(), **{n: package_version(n) for n in names}, **tool_versions()}
 
 
-def tell(arguments: list[str]) -> int:
-    """Print what is proven of a model folder, or of the champion where none is given; 1 where nothing is."""
-    try:
-        params = load_params()
-        key = read_public_key(public_key_path(params.promotion.signing_key))
-        if arguments:
-            folder = Path(arguments[0])
-            beside = folder / EVIDENCE_FOLDER
-            proven = verify(folder, beside if beside.exists() else EVIDENCE, public_key=key)
-            print(f"{folder}: proven.")
-        else:
-            folder, version = registry.champion_folder(params.promotion.model_name)
-            proven = verify(folder, public_key=key)
-            print(f"{params.promotion.model_name}, champion, version {version}: proven.")
-    except GatehouseError as error:
-        print(f"Not proven: {str(error).removeprefix('Not proven: ')}")
-        return 1
-    for line in proven.lines():
-        print(f"  {line}")
-    if ledger.LEDGER.exists():
-        print(f"  The chain of decisions is whole; its head is {ledger.head_of(ledger.LEDGER)[:12]}.")
-    return 0
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["verify"]:
-        raise SystemExit(tell(sys.argv[2:]))
+    if sys.argv[1:]:
+        from flows.promotion_commands import run
+
+        raise SystemExit(run(sys.argv[1:]))
     main("promotion", promotion)

@@ -21,12 +21,15 @@ from flows.tracking import connect
 from tasks.errors import GatehouseError
 from tasks.models.checkpoints import RECORD, WEIGHTS
 from tasks.params import load_params
-from tasks.promotion.evidence import EVIDENCE_FOLDER, load_proven, verify
-from tasks.promotion.keys import public_key_path, read_public_key
+from tasks.promotion.evidence import EVIDENCE_FOLDER, load_proven
+from tasks.promotion.keys import read_public_key
+from tasks.promotion.trust import load_trust, only
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 DIGEST_TAG = "gatehouse.sha256"
+RULING_TAG = "gatehouse.ruling"
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's words for a name that nothing has
 # Named one by one: a bare "gatehouse" would have pip fetch whatever somebody else publishes under that name.
 LOADS_WITH = ("torch", "numpy", "safetensors", "pydantic", "cryptography", "pyyaml")
 DATA = "data/model"  # where a version's own files lie among what MLflow adds
@@ -72,23 +75,6 @@ def version_folder(model_name: str, version: str) -> Path:
     return folder / DATA
 
 
-def champion_standing(model_name: str, sha256: str) -> str:
-    """Empty if the alias `champion` stands on a version with these weights and its evidence verifies; else why not."""
-    again = "run `.venv/bin/python -m flows.promotion` to have it decided again"
-    try:
-        key = read_public_key(public_key_path(load_params().promotion.signing_key))
-        folder, version = champion_folder(model_name)
-        proven = verify(folder, public_key=key)
-    except GatehouseError as error:
-        return f"The promoted model is no longer champion: {str(error).rstrip('.')}; {again}."
-    if proven.sha256 != sha256:
-        return (
-            f"The alias champion stands on version {version} with weights {proven.sha256[:12]}, not on the promoted "
-            f"{sha256[:12]}: someone moved it; {again}."
-        )
-    return ""
-
-
 def versions_of(model_name: str, sha256: str) -> list[str]:
     """Versions that claim these weights (a tag, which proves nothing), newest first."""
     found = _client().search_model_versions(f"name = '{model_name}'")
@@ -123,8 +109,26 @@ def register(model_name: str, model_folder: Path, evidence: Path, *, sha256: str
 
 
 def crown(model_name: str, version: str) -> None:
-    """Set the alias `champion`."""
+    """Set the alias `champion`. It proves nothing: see flows/rulings.py."""
     _client().set_registered_model_alias(model_name, CHAMPION, version)
+
+
+def publish_ruling(model_name: str, line: str) -> None:
+    """Keep the newest signed ruling with the registered model, for hosts without the chain of decisions."""
+    _client().set_registered_model_tag(model_name, RULING_TAG, line)
+
+
+def published_ruling(model_name: str) -> str | None:
+    """What `publish_ruling` has kept; it proves nothing before its signature is verified."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        kept: str | None = _client().get_registered_model(model_name).tags.get(RULING_TAG)
+    except MlflowException as error:
+        if error.error_code in ABSENT:
+            return None
+        raise _silent(error) from error
+    return kept
 
 
 def _alias(model_name: str, alias: str) -> str | None:
@@ -133,9 +137,13 @@ def _alias(model_name: str, alias: str) -> str | None:
     try:
         return str(_client().get_model_version_by_alias(model_name, alias).version)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in ABSENT:
             return None
-        raise GatehouseError(f"MLflow does not answer ({error.message}); check MLFLOW_TRACKING_URI.") from error
+        raise _silent(error) from error
+
+
+def _silent(error: Any) -> GatehouseError:
+    return GatehouseError(f"MLflow does not answer ({error.message}); check MLFLOW_TRACKING_URI.")
 
 
 def _client() -> Any:
@@ -149,8 +157,9 @@ class _Verified:
     """MLflow's view of a version: softmax scores of images in [0, 1]."""
 
     def __init__(self, folder: Path) -> None:
-        key = os.environ.get("GATEHOUSE_PUBLIC_KEY") or public_key_path(load_params().promotion.signing_key)
-        self.model, self.proven = load_proven(folder, public_key=read_public_key(Path(key)))
+        own = os.environ.get("GATEHOUSE_PUBLIC_KEY")
+        trust = only(read_public_key(Path(own))) if own else load_trust(load_params().promotion.signing_key)
+        self.model, self.proven = load_proven(folder, trust=trust)
 
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> np.ndarray:  # noqa: ARG002  MLflow's signature
         """Images (n, channels, side, side) in [0, 1] to scores (n, classes)."""

@@ -236,6 +236,7 @@ class Privacy(Section):
 class Promotion(Section):
     model_name: str
     signing_key: str  # a private EC key in PEM; made once when it is missing
+    key_days: int = Field(ge=1, le=3650)  # validity of a key that is made
     accuracy_margin: float = Field(ge=0, le=1)  # how much worse than the champion is still "no worse"
 
 

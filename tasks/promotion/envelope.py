@@ -12,22 +12,22 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tasks.errors import GatehouseError
 from tasks.promotion.keys import PrivateKey, PublicKey, key_id
+from tasks.promotion.trust import Trust, TrustedKey
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
 def seal(payload: bytes, key: PrivateKey) -> dict[str, Any]:
     """An envelope with one signature over the payload's pre-authentication encoding."""
-    signature = key.sign(_encoding(payload), ec.ECDSA(hashes.SHA256()))
     return {
         "payloadType": PAYLOAD_TYPE,
         "payload": base64.b64encode(payload).decode(),
-        "signatures": [{"keyid": key_id(key.public_key()), "sig": base64.b64encode(signature).decode()}],
+        "signatures": [{"keyid": key_id(key.public_key()), "sig": sign(payload, key, kind=PAYLOAD_TYPE)}],
     }
 
 
-def unseal(envelope: Any, key: PublicKey, *, source: str) -> bytes:
-    """The payload, if one of the signatures is `key`'s.
+def unseal(envelope: Any, trust: Trust, *, source: str) -> tuple[bytes, TrustedKey]:
+    """The payload and the trusted key that signed it. Whether that key still counts is for the caller to ask.
 
     Raises:
         GatehouseError: malformed, signed with another key, or changed after it was signed.
@@ -36,21 +36,33 @@ def unseal(envelope: Any, key: PublicKey, *, source: str) -> bytes:
         if envelope["payloadType"] != PAYLOAD_TYPE:
             raise GatehouseError(f"{source} holds {envelope['payloadType']!r}, not an in-toto statement.")
         payload = base64.b64decode(envelope["payload"], validate=True)
-        signatures = {s["keyid"]: base64.b64decode(s["sig"], validate=True) for s in envelope["signatures"]}
+        signatures = {str(s["keyid"]): s["sig"] for s in envelope["signatures"]}
     except (KeyError, TypeError, binascii.Error) as error:
         raise GatehouseError(f"{source} is no signed envelope ({type(error).__name__}: {error}).") from error
-    own = key_id(key)
-    if own not in signatures:
-        names = ", ".join(str(k)[:12] for k in signatures) or "nobody"
-        raise GatehouseError(f"{source} is signed by another key ({names}), not by the configured one ({own[:12]}).")
+    signer = next((k for k in trust.keys if k.key_id in signatures), None)
+    if signer is None:
+        names = ", ".join(k[:12] for k in signatures) or "nobody"
+        raise GatehouseError(f"{source} is signed by another key ({names}), not by a trusted one ({trust.names()}).")
+    if not is_signed(payload, signatures[signer.key_id], signer.key, kind=PAYLOAD_TYPE):
+        raise GatehouseError(f"{source}: the signature does not match, so it was changed after signing.")
+    return payload, signer
+
+
+def sign(payload: bytes, key: PrivateKey, *, kind: str) -> str:
+    """Signature over the pre-authentication encoding of kind and payload, in base64."""
+    return base64.b64encode(key.sign(_encoding(payload, kind), ec.ECDSA(hashes.SHA256()))).decode()
+
+
+def is_signed(payload: bytes, signature: Any, key: PublicKey, *, kind: str) -> bool:
+    """Whether `signature` (base64) is this key's over exactly this payload of this kind."""
     try:
-        key.verify(signatures[own], _encoding(payload), ec.ECDSA(hashes.SHA256()))
-    except InvalidSignature:
-        raise GatehouseError(f"{source}: the signature does not match, so it was changed after signing.") from None
-    return payload
+        key.verify(base64.b64decode(signature, validate=True), _encoding(payload, kind), ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, binascii.Error, TypeError, ValueError):
+        return False
+    return True
 
 
-def _encoding(payload: bytes) -> bytes:
+def _encoding(payload: bytes, kind: str) -> bytes:
     """PAE: type and body with their lengths, so that no byte can move from one to the other."""
-    kind = PAYLOAD_TYPE.encode()
-    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+    name = kind.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(name), name, len(payload), payload)

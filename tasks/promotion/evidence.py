@@ -13,21 +13,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from tasks.errors import GatehouseError
-from tasks.files import read_json, sha256_bytes, sha256_file, write_json, writing
+from tasks.files import sha256_bytes, sha256_file, write_json, writing
 from tasks.gate import Frozen, GateResult, Verdict
 from tasks.models.architectures import Classifier, build
 from tasks.models.checkpoints import RECORD, WEIGHTS, ModelRecord, load_tensors, read_record
 from tasks.promotion.decision import Comparison, Decision, gate_reasons, result_names
 from tasks.promotion.envelope import seal, unseal
-from tasks.promotion.keys import PrivateKey, PublicKey, key_id, public_pem
+from tasks.promotion.keys import PrivateKey, public_pem
+from tasks.promotion.trust import ROTATE, Trust, TrustedKey
 from tasks.risk import Policy, load_policy
 
 EVIDENCE_FOLDER = "evidence"  # beside the model's files, in the registry
 ENVELOPE = "evidence.dsse.json"
-PUBLIC_KEY = "public_key.pem"  # for readers; whoever verifies uses a key of their own
+PUBLIC_KEY = "public_key.pem"  # for readers; whoever verifies uses keys of their own
 POLICY = "policy.json"
 GATES = "gates"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -49,7 +50,7 @@ class GateEntry(Frozen):
 class Predicate(Frozen):
     decision: Literal["promoted", "refused"]
     candidate: str
-    decided_at: str
+    decided_at: AwareDatetime
     policy: dict[str, str]  # sha256 of the file, digest of the content
     gates: tuple[GateEntry, ...]
     comparison: Comparison
@@ -85,15 +86,19 @@ class Proven:
     policy: Policy
     predicate: Predicate
     signed_by: str  # identifier of the key
+    valid_until: datetime | None  # the signature counts no longer than its key; None: no limit is set
+    evidence: str  # sha256 of the signed envelope, by which a decision names it
 
     def lines(self) -> list[str]:
         """The same in sentences."""
         p = self.predicate
         gates = ", ".join(f"{g.gate}@{g.candidate} {g.verdict}" for g in p.gates if g.required)
+        until = f" until {self.valid_until:%Y-%m-%d}" if self.valid_until else ""
         code = f"; code {p.code['revision'][:12]} ({p.code['state']})" if p.code else ""
+        day = f"{p.decided_at:%Y-%m-%d %H:%M} UTC"
         return [
-            f"The weights {self.sha256} are the candidate {self.candidate!r} that was promoted on {p.decided_at}.",
-            f"Signed by the key {self.signed_by[:12]}, which is the configured one.",
+            f"The weights {self.sha256} are the candidate {self.candidate!r} that was promoted on {day}.",
+            f"Signed by the key {self.signed_by[:12]}, which is trusted here{until}.",
             f"Policy {self.policy.sha256[:12]} required: {gates}; each passed on exactly these files.",
             f"Parents: {', '.join(f'{k} {v[:12]}' for k, v in p.parents.items()) or 'none recorded'}{code}.",
             p.comparison.why,
@@ -111,6 +116,7 @@ def attest(
     extra: dict[str, Path],
     code: dict[str, str],
     tools: dict[str, str],
+    decided_at: datetime | None = None,
 ) -> Predicate:
     """Write the evidence of a decision, also of a refusal, into `folder` (replaced whole), and return what was signed.
 
@@ -119,6 +125,7 @@ def attest(
         model_folder: the candidate's `model.safetensors` and `model.json`; their digests are the statement's subjects.
         extra: further files to bind, by the name that they get in the folder.
         code, tools: revision of the code, versions of the packages.
+        decided_at: time zone included; by default now.
     """
     policy = load_policy(policy_path)
     record = read_record(model_folder)
@@ -134,7 +141,7 @@ def attest(
         predicate = Predicate(
             decision=decision.decision,
             candidate=decision.candidate,
-            decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            decided_at=decided_at or datetime.now(UTC).replace(microsecond=0),
             policy={"sha256": sha256_file(temporary / POLICY), "content": policy.sha256},
             gates=tuple(_entry(temporary, name, policy) for name in present),
             comparison=decision.comparison,
@@ -172,30 +179,31 @@ def _entry(folder: Path, name: str, policy: Policy) -> GateEntry:
 
 
 def verify(
-    model_folder: Path, evidence: Path | None = None, *, public_key: PublicKey, policy_sha256: str | None = None
+    model_folder: Path, evidence: Path | None = None, *, trust: Trust, policy_sha256: str | None = None
 ) -> Proven:
     """Prove that the model in `model_folder` is one that was promoted under the signed policy.
 
     Args:
         model_folder: `model.safetensors` and `model.json`.
         evidence: folder with the evidence; by default `evidence/` inside `model_folder`.
-        public_key: the verifier's own, never the one that lies beside the evidence.
+        trust: the verifier's own keys, never the one that lies beside the evidence.
         policy_sha256: content digest of the policy in force; the signed policy must be that one. None: any signed one.
 
     Raises:
         GatehouseError: the reason why nothing is proven.
     """
-    return load_proven(model_folder, evidence, public_key=public_key, policy_sha256=policy_sha256)[1]
+    return load_proven(model_folder, evidence, trust=trust, policy_sha256=policy_sha256)[1]
 
 
 def load_proven(
-    model_folder: Path, evidence: Path | None = None, *, public_key: PublicKey, policy_sha256: str | None = None
+    model_folder: Path, evidence: Path | None = None, *, trust: Trust, policy_sha256: str | None = None
 ) -> tuple[Classifier, Proven]:
     """The model, built from the very bytes that were verified, and what is proven of it; raises as `verify` does."""
     evidence = evidence or model_folder / EVIDENCE_FOLDER
     if not (evidence / ENVELOPE).is_file():
         raise GatehouseError(f"{model_folder} has no evidence: {evidence / ENVELOPE} does not exist; promote it.")
-    statement = _statement(evidence / ENVELOPE, public_key)
+    sealed = _read(evidence / ENVELOPE)
+    statement, signer = _statement(sealed, trust, source=evidence / ENVELOPE)
     predicate = statement.predicate
     if predicate.decision != "promoted":
         raise GatehouseError(f"{evidence / ENVELOPE} is signed, but it is the record of a refusal, not of a promotion.")
@@ -210,17 +218,40 @@ def load_proven(
             raise GatehouseError(f"Not proven: {reasons[0].sentence}")
     if predicate.parents != record.parents or predicate.candidate != policy.candidate:
         raise GatehouseError(f"{evidence / ENVELOPE} speaks of another candidate or other parents than {RECORD} does.")
-    return model, Proven(policy.candidate, record.sha256, record, policy, predicate, key_id(public_key))
+    proven = Proven(
+        candidate=policy.candidate,
+        sha256=record.sha256,
+        record=record,
+        policy=policy,
+        predicate=predicate,
+        signed_by=signer.key_id,
+        valid_until=signer.not_after,
+        evidence=sha256_bytes(sealed),
+    )
+    return model, proven
 
 
-def _statement(path: Path, key: PublicKey) -> Statement:
-    payload = unseal(read_json(path), key, source=str(path))
+def _statement(sealed: bytes, trust: Trust, *, source: Path) -> tuple[Statement, TrustedKey]:
+    """What was signed and by which key, if that key's signatures still count."""
     try:
-        return Statement.model_validate_json(payload)
+        envelope = json.loads(sealed)
+    except ValueError as error:
+        raise GatehouseError(f"{source} is not valid JSON ({error}); promote again.") from error
+    payload, signer = unseal(envelope, trust, source=str(source))
+    try:
+        statement = Statement.model_validate_json(payload)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise GatehouseError(f"{path} is signed but holds no promotion statement ({where}: {first['msg']}).") from error
+        raise GatehouseError(
+            f"{source} is signed but holds no promotion statement ({where}: {first['msg']})."
+        ) from error
+    if problem := signer.objection(statement.predicate.decided_at):
+        raise GatehouseError(
+            f"The signature of {source} does not count: {problem}; promote again with a key that is valid ({ROTATE} "
+            "for a new one)."
+        )
+    return statement, signer
 
 
 def _subject(statement: Statement, name: str) -> str:
@@ -232,13 +263,17 @@ def _subject(statement: Statement, name: str) -> str:
 
 def _bound(path: Path, sha256: str) -> bytes:
     """The file's bytes, if they are the ones that were signed."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise GatehouseError(f"{path} is missing, but the signed statement names it.") from None
+    data = _read(path)
     if (found := sha256_bytes(data)) != sha256:
         raise GatehouseError(f"{path} is not the file that was signed: its sha256 is {found[:12]}, not {sha256[:12]}.")
     return data
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise GatehouseError(f"{path} is missing, but the signed statement names it.") from None
 
 
 def _build(folder: Path, files: dict[str, bytes]) -> tuple[Classifier, ModelRecord]:

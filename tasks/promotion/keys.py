@@ -49,15 +49,21 @@ def read_public_key(path: Path) -> PublicKey:
         GatehouseError: it is missing, or no P-256 public key.
     """
     try:
-        key = serialization.load_pem_public_key(path.read_bytes())
+        return parse_public_key(path.read_bytes(), source=f"Public key {path}")
     except FileNotFoundError:
         raise GatehouseError(
             f"Public key {path} does not exist; promote a model first, or set promotion.signing_key to your key."
         ) from None
+
+
+def parse_public_key(pem: bytes, *, source: str) -> PublicKey:
+    """A P-256 public key in PEM; raises GatehouseError, in which `source` names it."""
+    try:
+        key = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise GatehouseError(f"{path} is no public key in PEM ({error}).") from error
+        raise GatehouseError(f"{source} is no public key in PEM ({error}).") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise GatehouseError(f"Public key {path} is no EC key on the curve P-256.")
+        raise GatehouseError(f"{source} is no EC key on the curve P-256.")
     return key
 
 

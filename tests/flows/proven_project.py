@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,19 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tasks" / "promotion"))
 
-from promotion_case import Case, make_case
+from promotion_case import Case, make_case, risk
 
-from flows import registry
+from flows import registry, rulings
 from flows.server import free_port
+from tasks.files import sha256_file
 from tasks.models.checkpoints import load_model
 from tasks.models.inference import as_float, probabilities
-from tasks.promotion.evidence import attest
+from tasks.params import load_params
+from tasks.promotion.evidence import ENVELOPE, attest
 from tasks.serving.statistics import STATISTICS, image_statistics
 
 PROJECT = Path(__file__).resolve().parents[2]
+__all__ = ["Case", "make_case", "risk"]  # for tests beside this file, which may lack the path set above
 NAME = "gatehouse-student"
 SIDE = 16
 
@@ -56,14 +60,28 @@ def make_project(root: Path) -> Case:
     keys = root / ".gatehouse" / "keys"
     keys.parent.mkdir()
     (root / "keys").rename(keys)
-    _attest(case)
-    with inside(root):
-        version = registry.register(NAME, case.model, case.evidence, sha256=case.record.sha256, tags={})
-        registry.crown(NAME, version)
+    promote(case, root)
     return case
 
 
-def _attest(case: Case) -> None:
+def promote(case: Case, root: Path) -> str:
+    """Sign a candidate with `case.key`, the project's own, register and enthrone it at `root`; returns the version."""
+    attest_case(case)
+    with inside(root):
+        version = registry.register(NAME, case.model, case.evidence, sha256=case.record.sha256, tags={})
+        enthrone(version, case.record.sha256, case.evidence)
+    return version
+
+
+def enthrone(version: str, sha256: str, evidence: Path) -> None:
+    """What promotion does after it has registered a version: a signed decision names it, and the alias follows."""
+    entry = {"decision": "promoted", "version": version, "sha256": sha256, "evidence": sha256_file(evidence / ENVELOPE)}
+    rulings.record(load_params().promotion, entry)
+    registry.crown(NAME, version)
+
+
+def attest_case(case: Case, decided_at: datetime | None = None) -> None:
+    """Sign the candidate with `case.key`, together with a reference of its answers."""
     model, record = load_model(case.model)
     reference = case.root / "reference.npz"
     kept = images(300, seed=1)
@@ -81,4 +99,5 @@ def _attest(case: Case) -> None:
         extra={"params.yaml": case.root / "params.yaml", "reference.npz": reference},
         code={},
         tools={},
+        decided_at=decided_at,
     )

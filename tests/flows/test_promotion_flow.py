@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from rich.console import Console
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +24,8 @@ sys.path.insert(0, str(ROOT / "tests" / "tasks" / "promotion"))
 
 from promotion_case import CLASSES, TEACHER, Case, make_case, result  # noqa: E402
 
-from flows import promotion, registry  # noqa: E402
+from flows import promotion, promotion_commands, registry  # noqa: E402
+from flows.champion import champion_standing  # noqa: E402
 from flows.stage import Context  # noqa: E402
 from flows.tracking import stage_run  # noqa: E402
 from tasks.data.dataset import load_dataset  # noqa: E402
@@ -33,7 +36,8 @@ from tasks.models.checkpoints import load_model, save_model  # noqa: E402
 from tasks.models.inference import logits  # noqa: E402
 from tasks.params import load_params  # noqa: E402
 from tasks.promotion.evidence import verify  # noqa: E402
-from tasks.promotion.ledger import head_of  # noqa: E402
+from tasks.promotion.ledger import digest_of, read  # noqa: E402
+from tasks.promotion.trust import load_trust, only  # noqa: E402
 
 NAME = "gatehouse-student"
 torch.set_num_threads(1)
@@ -121,7 +125,7 @@ def test_a_life_in_the_registry(house: House, capsys: pytest.CaptureFixture[str]
         registry.champion_folder(NAME)
     with pytest.raises(GatehouseError, match="record of a refusal"):
         verify(
-            house.root / "models/student", house.root / "reports/evidence", public_key=house.case(0).key.public_key()
+            house.root / "models/student", house.root / "reports/evidence", trust=only(house.case(0).key.public_key())
         )
 
     # The same candidate with gates passed: champion, and its evidence verifies with the operator's key.
@@ -131,16 +135,21 @@ def test_a_life_in_the_registry(house: House, capsys: pytest.CaptureFixture[str]
     folder, version = registry.champion_folder(NAME)
     assert version == "1"
     key = case.key.public_key()
-    proven = verify(folder, public_key=key, policy_sha256=case.policy.sha256)
+    proven = verify(folder, trust=only(key), policy_sha256=case.policy.sha256)
     assert proven.sha256 == first["sha256"] == case.record.sha256
-    assert registry.champion_standing(NAME, first["sha256"]) == ""
+    assert champion_standing(load_params().promotion, first["sha256"]) == ""
     assert not no_pickle(folder.parents[1])
+    assert {"bom.cdx.json", "threats.json"} <= set(proven.predicate.files)
+    bom = (folder / "evidence" / "bom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bom) is None
+    assert {c["name"] for c in json.loads(bom)["components"]} >= {"teacher", "student_task", "torch"}
+    assert {t["tested"] for t in read_json(folder / "evidence" / "threats.json")} == {"passed", "no gate"}
     with np.load(folder / "evidence" / "reference.npz", allow_pickle=False) as reference:
         assert set(reference.files) >= {"mean", "sd", "score", "label"}
         assert len(reference["mean"]) == 81  # the validation split
-    assert promotion.tell([]) == 0
+    assert promotion_commands.run(["verify"]) == 0
     assert "proven" in capsys.readouterr().out
-    assert promotion.tell(["models/student"]) == 0
+    assert promotion_commands.run(["verify", "models/student"]) == 0
 
     # Promoted again: the same version, and nothing new in the registry.
     again = house.promote()
@@ -172,10 +181,10 @@ def test_a_life_in_the_registry(house: House, capsys: pytest.CaptureFixture[str]
 
     # The alias moved by hand, and weights swapped under it: standing says so, the unproven champion does not count.
     registry.crown(NAME, "1")
-    assert "someone moved it" in registry.champion_standing(NAME, second["sha256"])
+    assert "somebody moved the alias" in champion_standing(load_params().promotion, second["sha256"])
     shutil.copy(house.root / "models/student/model.safetensors", folder / "model.safetensors")
-    assert "not the file that was signed" in registry.champion_standing(NAME, first["sha256"])
-    assert promotion.tell([]) == 1
+    assert "not the file that was signed" in champion_standing(load_params().promotion, first["sha256"])
+    assert promotion_commands.run(["verify"]) == 1
     with pytest.raises(GatehouseError, match="not the file that was signed"):
         mlflow.pyfunc.load_model(f"models:/{NAME}@champion")
     house.case(1)
@@ -194,7 +203,8 @@ def test_a_life_in_the_registry(house: House, capsys: pytest.CaptureFixture[str]
         "refused",
         "promoted",
     ]
-    assert head_of(log) == repaired["ledger_head"]
+    chain = read(log, load_trust(load_params().promotion.signing_key))
+    assert digest_of(chain[-1]) == repaired["ledger_head"]
     assert (house.root / "reports" / "dossier.html").stat().st_size > 10_000
 
 

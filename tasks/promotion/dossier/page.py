@@ -80,8 +80,8 @@ def _list(names: list[str]) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _date(text: str) -> str:
-    return datetime.fromisoformat(text).strftime("%-d %B %Y, %H:%M UTC")
+def _date(moment: datetime) -> str:
+    return moment.strftime("%-d %B %Y, %H:%M UTC")
 
 
 def _reason(reason: Reason) -> dict[str, Any]:

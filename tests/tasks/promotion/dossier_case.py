@@ -11,6 +11,7 @@ from promotion_case import Case, make_case, result
 
 from tasks.promotion.dossier import write_dossier
 from tasks.promotion.evidence import ENVELOPE, Predicate, _statement
+from tasks.promotion.trust import only
 
 REPORTS = Path(__file__).parent / "example_reports"
 FIGURES = {
@@ -44,7 +45,8 @@ def write_page(root: Path, kind: str) -> Path:
 
 
 def predicate(case: Case) -> Predicate:
-    return _statement(case.evidence / ENVELOPE, case.key.public_key()).predicate
+    path = case.evidence / ENVELOPE
+    return _statement(path.read_bytes(), only(case.key.public_key()), source=path)[0].predicate
 
 
 def spoil(case: Case) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from tasks.files import write_json
@@ -107,7 +108,9 @@ class Case:
     def decide(self, comparison: Comparison = NO_CHAMPION) -> Decision:
         return decide(self.policy, tuple(self.results.values()), self.record, comparison)
 
-    def attest(self, decision: Decision | None = None, key: PrivateKey | None = None) -> None:
+    def attest(
+        self, decision: Decision | None = None, key: PrivateKey | None = None, decided_at: datetime | None = None
+    ) -> None:
         params = self.root / "params.yaml"
         params.write_text("run: {seed: 7}\n", encoding="utf-8")
         attest(
@@ -120,6 +123,7 @@ class Case:
             extra={"params.yaml": params},
             code={"revision": "c" * 40, "state": "clean"},
             tools={"python": "3.11"},
+            decided_at=decided_at,
         )
 
 

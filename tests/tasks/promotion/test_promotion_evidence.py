@@ -21,6 +21,7 @@ from tasks.models.checkpoints import load_model, save_model
 from tasks.promotion import keys
 from tasks.promotion.envelope import PAYLOAD_TYPE, seal, unseal
 from tasks.promotion.evidence import ENVELOPE, load_proven, verify
+from tasks.promotion.trust import only
 from tasks.risk import decide as policy_for
 
 
@@ -31,12 +32,12 @@ def promoted(case: Case) -> Case:
 
 
 def prove(case: Case, **options: object) -> None:
-    verify(case.model, public_key=case.key.public_key(), **options)
+    verify(case.model, trust=only(case.key.public_key()), **options)
 
 
 def test_evidence_of_passed_gates_proves_the_candidate(case: Case) -> None:
     case.attest()
-    model, proven = load_proven(case.model, public_key=case.key.public_key(), policy_sha256=case.policy.sha256)
+    model, proven = load_proven(case.model, trust=only(case.key.public_key()), policy_sha256=case.policy.sha256)
     assert proven.sha256 == case.record.sha256
     assert proven.candidate == "student"
     assert proven.record.parents["student_task"] == STUDENT_TASK
@@ -69,7 +70,7 @@ def test_envelope_signs_the_encoding_that_dsse_defines(case: Case) -> None:
     signature = base64.b64decode(seal(body, case.key)["signatures"][0]["sig"])
     encoding = b"DSSEv1 " + str(len(PAYLOAD_TYPE)).encode() + b" " + PAYLOAD_TYPE.encode() + b" 9 " + body
     case.key.public_key().verify(signature, encoding, ec.ECDSA(hashes.SHA256()))
-    assert unseal(seal(body, case.key), case.key.public_key(), source="it") == body
+    assert unseal(seal(body, case.key), only(case.key.public_key()), source="it")[0] == body
 
 
 def edit_gate(case: Case) -> None:
@@ -262,7 +263,7 @@ def test_a_mitigated_candidate_keeps_what_it_was(case: Case) -> None:
     parents = {**record.parents, "unmitigated": "f" * 64}
     case.record = save_model(case.model, model, record.spec, parents=parents)
     case.attest()
-    proven = verify(case.model, public_key=case.key.public_key())
+    proven = verify(case.model, trust=only(case.key.public_key()))
     assert proven.predicate.parents["unmitigated"] == "f" * 64
     assert any("mitigated" in note for note in case.decide().notes)
 

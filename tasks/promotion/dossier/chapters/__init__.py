@@ -8,6 +8,7 @@ from tasks.promotion.dossier.chapters.candidates import candidates
 from tasks.promotion.dossier.chapters.data import data
 from tasks.promotion.dossier.chapters.freeze import freeze
 from tasks.promotion.dossier.chapters.teacher import teacher
+from tasks.promotion.dossier.chapters.threats import threats
 from tasks.promotion.dossier.reports import Reports
 
 
@@ -18,4 +19,5 @@ def chapters(reports: Reports, candidate: str) -> list[dict[str, Any]]:
         {"id": "teacher", "title": "Teacher", "blocks": teacher(reports)},
         {"id": "freeze", "title": "Freeze policy", "blocks": freeze(reports)},
         {"id": "candidates", "title": "Candidates", "blocks": candidates(reports, candidate)},
+        {"id": "threats", "title": "Threats", "blocks": threats(reports, candidate)},
     ]
