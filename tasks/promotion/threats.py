@@ -166,5 +166,5 @@ def _record(threat: Threat, policy: Policy, results: dict[str, GateResult]) -> d
     }
 
 
-def _worst(verdicts: list[str]) -> str:
+def _worst(verdicts: Sequence[str]) -> str:
     return next(v for v in ("failed", "inconclusive", "passed") if v in verdicts)
