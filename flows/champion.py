@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flows.registry import champion_folder
+from flows.registry import champion_folder, forget
 from flows.rulings import in_force, record
 from tasks.data.decode import Remedy
 from tasks.errors import GatehouseError
@@ -84,8 +84,16 @@ def load_champion(promotion: Promotion) -> ProvenChampion:
         UnprovenError: nothing proves what has the alias, or it is not what the newest decision promoted.
         GatehouseError: nothing has the alias.
     """
+    folder, version = champion_folder(promotion.model_name)
+    try:
+        return _proven(promotion, folder, version)
+    except UnprovenError:
+        forget(folder)
+        raise
+
+
+def _proven(promotion: Promotion, folder: Path, version: str) -> ProvenChampion:
     name = promotion.model_name
-    folder, version = champion_folder(name)
     stands = f"The alias champion of {name!r} stands on version {version}"
     try:
         model, proven = load_proven(folder, trust=load_trust(promotion.signing_key))

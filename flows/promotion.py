@@ -32,7 +32,7 @@ from tasks.promotion.decision import Comparison, Decision, decide, result_names
 from tasks.promotion.dossier import write_dossier
 from tasks.promotion.evidence import ENVELOPE, Predicate, Proven, attest, load_proven, verify
 from tasks.promotion.keys import key_id
-from tasks.promotion.ledger import digest_of
+from tasks.promotion.ledger import LEDGER, digest_of, read
 from tasks.promotion.threats import THREATS_FILE, threat_table
 from tasks.promotion.trust import Trust, operator_key
 from tasks.risk import POLICY_FILE, Policy, load_policy
@@ -51,6 +51,7 @@ def promotion(context: Context) -> None:
     model, record = load_model(folder)
     data = load_dataset(Path("data/student_task"))
     key, trust = operator_key(Path(params.promotion.signing_key), days=params.promotion.key_days)
+    read(LEDGER, trust)  # a broken chain is told before anything is registered
     signed_by = key_id(key.public_key())
     results = _results(policy)
     comparison = _beside_champion(params, model, record, data, trust)

@@ -19,6 +19,7 @@ import numpy as np
 
 from flows.tracking import connect
 from tasks.errors import GatehouseError
+from tasks.files import writing
 from tasks.models.checkpoints import RECORD, WEIGHTS
 from tasks.params import load_params
 from tasks.promotion.evidence import EVIDENCE_FOLDER, load_proven
@@ -55,7 +56,10 @@ def champion_folder(model_name: str) -> tuple[Path, str]:
 
 
 def version_folder(model_name: str, version: str) -> Path:
-    """Where this version's files are; those on a remote server are fetched to .gatehouse/registry first."""
+    """Where this version's files are; those on a remote server are fetched to .gatehouse/registry, once.
+
+    Whoever uses them verifies them each time, and calls `forget` where they are not what they should be.
+    """
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -64,15 +68,23 @@ def version_folder(model_name: str, version: str) -> Path:
     if parsed.scheme in ("", "file"):
         folder = Path(url2pathname(parsed.path))
     else:
-        target = DOWNLOADS / model_name / version
-        target.mkdir(parents=True, exist_ok=True)
-        try:
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target)))
-        except MlflowException as error:
-            raise GatehouseError(f"Cannot fetch {model_name!r} version {version} ({error.message}).") from error
+        folder = DOWNLOADS / model_name / version
+        if not (folder / DATA).is_dir():
+            DOWNLOADS.mkdir(parents=True, exist_ok=True)
+            try:
+                with TemporaryDirectory(dir=DOWNLOADS) as fresh, writing(folder) as whole:
+                    os.replace(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=fresh), whole)
+            except MlflowException as error:
+                raise GatehouseError(f"Cannot fetch {model_name!r} version {version} ({error.message}).") from error
     if not (folder / DATA).is_dir():
         raise GatehouseError(f"The files of {model_name!r} version {version} are gone ({folder}); promote again.")
     return folder / DATA
+
+
+def forget(folder: Path) -> None:
+    """Remove a fetched copy (one of `version_folder`'s), so that it is fetched anew; files of a local store stay."""
+    if folder.is_relative_to(DOWNLOADS):
+        shutil.rmtree(folder.parents[1], ignore_errors=True)
 
 
 def versions_of(model_name: str, sha256: str) -> list[str]:

@@ -22,6 +22,7 @@ LEDGER = Path(".gatehouse/decisions.jsonl")
 RULINGS = ("promoted", "rolled_back", "withdrawn")  # decisions on who is champion; a refusal changes nothing
 CONTINUED = "continued"  # first line of a chain whose beginning was moved aside
 LINE_TYPE = "application/vnd.gatehouse.decision+json"
+MEND = "Restore the file from a copy, or move it aside to begin a new chain, and keep it for whoever investigates."
 
 Entry = dict[str, Any]
 
@@ -50,14 +51,14 @@ def read(path: Path, trust: Trust) -> list[Entry]:
         return entries
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         where = f"{path}: the chain of decisions breaks at line {number}"
-        entry = parse(line, trust, source=where)
+        try:
+            entry = parse(line, trust, source=where)
+        except GatehouseError as error:
+            raise GatehouseError(f"{error} {MEND}") from error
         before = entries[-1] if entries else None
         follows = (entry["number"], entry["previous"]) == _place_after(before)
         if not follows and not (before is None and entry["decision"] == CONTINUED):
-            raise GatehouseError(
-                f"{where}; something before it was changed or removed. Restore the file from a copy, or move it aside "
-                "to begin a new chain, and keep it for whoever investigates."
-            )
+            raise GatehouseError(f"{where}; something before it was changed or removed. {MEND}")
         entries.append(entry)
     return entries
 
