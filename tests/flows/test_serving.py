@@ -129,17 +129,17 @@ def test_an_alias_moved_by_hand_is_not_served(project, tmp_path):
 
 
 def test_evidence_of_another_key_is_not_served(project):
-    public = project.root / ".gatehouse/keys/promotion.pub"
-    kept = public.read_bytes()
+    store = project.root / ".gatehouse/keys/trusted.json"
+    kept = store.read_bytes()
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from tasks.promotion.keys import public_pem
+    from tasks.promotion.trust import only
 
-    public.write_bytes(public_pem(ec.generate_private_key(ec.SECP256R1()).public_key()))
+    store.write_text(only(ec.generate_private_key(ec.SECP256R1()).public_key()).model_dump_json())
     try:
         code, output = start(project)
     finally:
-        public.write_bytes(kept)
+        store.write_bytes(kept)
     assert code == 1
     assert "signed by another key" in output
 
