@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from prefect import flow
 from rich.console import Console
 
@@ -18,16 +19,19 @@ from flows.stage import Context, main
 from tasks.errors import GatehouseError
 from tasks.files import write_json, write_text
 from tasks.monitoring.drift import Drift, compare
-from tasks.monitoring.findings import Standing, findings
+from tasks.monitoring.extraction import Extraction, extraction, extraction_findings
+from tasks.monitoring.findings import Standing, by_severity, findings
 from tasks.monitoring.page import render
 from tasks.monitoring.requests import HOUR, request_statistics
 from tasks.params import Params, load_params
 from tasks.risk import POLICY_FILE, load_policy
 from tasks.serving.log import History, read_history
+from tasks.serving.sketch import LENGTH
 from tasks.serving.statistics import STATISTICS
 
 REPORT = Path("reports/monitoring.json")
 PAGE = Path("reports/monitoring.html")
+SKETCH = "sketch"  # the reference's column that drift does not compare
 
 
 def monitoring(context: Context) -> None:
@@ -35,9 +39,10 @@ def monitoring(context: Context) -> None:
     params = context.params
     window = params.monitoring.window_hours
     standing, champion = champion_standing(params)
-    history = read_history(Path(params.serving.log), since=time.time() - window * HOUR)
+    history = read_history(params.serving.log, since=time.time() - window * HOUR)
     requests = request_statistics(history.requests, history.images, window_hours=window)
     drift = input_drift(params, champion, history) if champion else None
+    copying = query_extraction(champion, history) if champion else None
     found = findings(
         standing,
         requests,
@@ -46,6 +51,7 @@ def monitoring(context: Context) -> None:
         infrequent=not params.risk.c3_frequent_queries,
         frequent_images_per_hour=params.monitoring.frequent_images_per_hour,
     )
+    found = by_severity(found, extraction_findings(copying, substitute_queries=params.monitoring.substitute_queries))
     report = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "state": found[0].severity if found and found[0].severity != "info" else "ok",
@@ -53,6 +59,7 @@ def monitoring(context: Context) -> None:
         "requests": requests.model_dump(mode="json"),
         "dropped": history.dropped,
         "drift": drift.model_dump(mode="json") if drift else None,
+        "extraction": copying.model_dump(mode="json") if copying else None,
         "findings": [f.model_dump(mode="json") for f in found],
     }
     write_json(REPORT, report)
@@ -104,12 +111,25 @@ def champion_standing(params: Params) -> tuple[Standing, ProvenChampion | None]:
 
 def input_drift(params: Params, champion: ProvenChampion, history: History) -> Drift:
     """Drift of the images that this champion answered in the window against its signed reference."""
-    images = history.images[history.images["model"] == champion.proven.sha256]
+    images = answered_by(champion, history)
     # The log keeps rounded figures: round the reference alike, or the test would see the rounding.
     digits = {"score": 2, **dict.fromkeys(STATISTICS, 6)}
-    reference = {k: np.round(v, digits[k]) if k in digits else v for k, v in champion.reference().items()}
+    kept = {k: v for k, v in champion.reference().items() if k != SKETCH}
+    reference = {k: np.round(v, digits[k]) if k in digits else v for k, v in kept.items()}
     current = {name: images[name].to_numpy(str if name == "label" else float) for name in reference}
     return compare(reference, current, allowed_share=params.monitoring.drift_share)
+
+
+def query_extraction(champion: ProvenChampion, history: History) -> Extraction:
+    """Extraction in the images that this champion answered in the window, against its signed reference."""
+    reference = champion.reference().get(SKETCH, np.empty((0, LENGTH), np.int8))
+    return extraction(answered_by(champion, history), reference)
+
+
+def answered_by(champion: ProvenChampion, history: History) -> pd.DataFrame:
+    """The images that this champion answered; what a guard refused has no answer."""
+    own = history.images["model"] == champion.proven.sha256
+    return history.images[own & (history.images["guard"] == "")]
 
 
 if __name__ == "__main__":

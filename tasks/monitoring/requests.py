@@ -34,6 +34,7 @@ class RequestStatistics(Frozen):
     accounts: tuple[Account, ...]
     labels: dict[str, int]
     refusals: dict[str, int]
+    guards: dict[str, int] = {}  # requests in which a guard refused, by its name
     repeated_images: int  # images whose digest came before in the window
     models: dict[str, int]  # requests by digest of the model that took them
     latency_ms: dict[str, float | None]
@@ -56,8 +57,9 @@ def request_statistics(requests: pd.DataFrame, images: pd.DataFrame, *, window_h
         requests_per_hour=round(len(requests) / window_hours, 3),
         account_count=int(requests["account"].nunique()),
         accounts=_accounts(requests),
-        labels=_counts(images["label"]),
+        labels=_counts(images.loc[images["label"] != "", "label"]),
         refusals=_counts(requests.loc[refused, "error"]),
+        guards=_counts(requests.loc[requests["guards"] != "", "guards"].str.split(",").explode()),
         repeated_images=int(images["sha256"].duplicated().sum()),
         models=_counts(requests["model"]),
         latency_ms=_latencies(requests.loc[~refused, "latency_ms"]),
