@@ -22,6 +22,7 @@ from PIL import Image
 from proven_project import NAME, SIDE, images, inside, make_project
 
 from flows import registry, serving
+from tasks.errors import GatehouseError
 from tasks.models.checkpoints import load_model
 from tasks.models.inference import probabilities
 from tasks.serving.log import read_history
@@ -211,3 +212,14 @@ def test_images_are_prepared_as_the_signed_parameters_say(project):
         np.testing.assert_array_equal(prepared, image[0])
     finally:
         (project.root / "params.yaml").write_bytes(kept)
+
+
+def test_the_key_of_pseudonyms_is_made_once_for_its_owner_alone(tmp_path):
+    path = tmp_path / "keys" / "accounts.key"
+    key = serving.secret(path)
+    assert serving.secret(path) == key
+    assert len(key) == 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(b"short")
+    with pytest.raises(GatehouseError, match="32 bytes"):
+        serving.secret(path)

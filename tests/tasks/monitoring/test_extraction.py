@@ -38,7 +38,9 @@ REFERENCE = cloud(400, 0)
 
 def around(centres: np.ndarray, n: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return np.clip(centres[rng.integers(0, len(centres), n)] + rng.integers(-2, 3, (n, LENGTH)), -127, 127).astype(np.int8)
+    return np.clip(centres[rng.integers(0, len(centres), n)] + rng.integers(-2, 3, (n, LENGTH)), -127, 127).astype(
+        np.int8
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -89,7 +91,10 @@ def test_without_sketches_or_reference_nothing_is_decided():
         found = extraction(images, reference)
         assert not found.decided
         assert found.everybody is None
-    said = [extraction_findings(extraction(i, r), substitute_queries=9) for i, r in ((bare, REFERENCE), (bare[:0], REFERENCE))]
+    said = [
+        extraction_findings(extraction(i, r), substitute_queries=9)
+        for i, r in ((bare, REFERENCE), (bare[:0], REFERENCE))
+    ]
     assert [f.severity for f in said[0]] == ["info"]
     assert said[1] == []
     [small] = extraction_findings(extraction(window(cloud(5, 3)), REFERENCE[:10]), substitute_queries=9)
