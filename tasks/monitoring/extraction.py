@@ -1,4 +1,4 @@
-"""Does somebody build a copy of the model from its answers? Queries that keep near to one another, or far from patients.
+"""Does somebody build a copy of the model? Queries that keep near to one another, or far from the data, say so.
 
 PRADA in kind (Juuti et al. 2019, "PRADA: Protecting against DNN model stealing attacks"): an extraction's queries lie
 at other distances from each other than a service's images do. PRADA tests minimum distances for normality, against a

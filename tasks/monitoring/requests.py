@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from tasks.gate import Frozen
 
@@ -34,7 +35,7 @@ class RequestStatistics(Frozen):
     accounts: tuple[Account, ...]
     labels: dict[str, int]
     refusals: dict[str, int]
-    guards: dict[str, int] = {}  # requests in which a guard refused, by its name
+    guards: dict[str, int] = Field(default_factory=dict)  # requests in which a guard refused, by its name
     repeated_images: int  # images whose digest came before in the window
     models: dict[str, int]  # requests by digest of the model that took them
     latency_ms: dict[str, float | None]

@@ -1,4 +1,4 @@
-"""The tables of the request log in SQLite or PostgreSQL, through SQLAlchemy Core: made, upgraded, written, pruned, read.
+"""The tables of the request log in SQLite or PostgreSQL, through SQLAlchemy: made, upgraded, written, pruned, read.
 
 A path is a SQLite file that its owner alone can read. `postgresql://user@host/database` is a server; its password comes
 from PGPASSWORD or ~/.pgpass, as for every client of PostgreSQL, and never from params.yaml.
@@ -124,10 +124,10 @@ class Store:
             connection.execute(COUNTERS.delete().where(COUNTERS.c.name == writer))
 
     def read(self, since: float) -> History:
-        own = [c for c in IMAGES.c] + [REQUESTS.c.time, REQUESTS.c.account, REQUESTS.c.model]
+        of_request = (REQUESTS.c.time, REQUESTS.c.account, REQUESTS.c.model)
         recent = REQUESTS.c.time >= since
         requests = sa.select(REQUESTS).where(recent).order_by(REQUESTS.c.id)
-        images = sa.select(*own).join(REQUESTS).where(recent).order_by(IMAGES.c.id)
+        images = sa.select(IMAGES, *of_request).join(REQUESTS).where(recent).order_by(IMAGES.c.id)
         with self.engine.connect() as connection:
             dropped = connection.scalar(sa.select(COUNTERS.c.value).where(COUNTERS.c.name == "dropped"))
             frames = (pd.read_sql_query(query, connection) for query in (requests, images))
@@ -194,10 +194,8 @@ def read_history(where: str | Path, since: float) -> History:
 
 def unusable(name: str, why: object) -> GatehouseError:
     cause = str(why.orig if isinstance(why, sa.exc.DBAPIError) else why).strip().splitlines()
-    return GatehouseError(
-        f"Request log {name} cannot be used ({cause[0] if cause else type(why).__name__}); mend that, or set serving.log "
-        "to another place."
-    )
+    reason = cause[0] if cause else type(why).__name__
+    return GatehouseError(f"Request log {name} cannot be used ({reason}); mend that, or set serving.log elsewhere.")
 
 
 def _make_private(path: Path) -> None:

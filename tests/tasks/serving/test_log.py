@@ -252,14 +252,14 @@ def test_a_full_disk_costs_what_the_bound_does_not_hold_and_no_more(tmp_path, ca
     path = tmp_path / "log.db"
     log = RequestLog(path, max_rows=100_000, max_days=30, max_waiting=400)
     limit = [10_000]
-    real = log._store.engine.pool._creator  # noqa: SLF001
+    real = log._store.engine.pool._creator
 
     def limited(*_):
         connection = real()
         connection.execute(f"PRAGMA max_page_count = {limit[0]}")
         return connection
 
-    log._store.engine.pool._creator = limited  # noqa: SLF001
+    log._store.engine.pool._creator = limited
     limit[0] = 1  # SQLite takes the present size instead: the file cannot grow at all
     kept = said = 0
     text = ""
@@ -327,7 +327,7 @@ def test_a_clock_that_leaps_to_2040_and_back_deletes_nothing(tmp_path):
     def put(hours: float) -> None:
         clocks.run(3600 * hours)
         log.put(entry(1, when=clocks.wall))
-        while log._waiting:  # noqa: SLF001
+        while log._waiting:
             time.sleep(0.005)
 
     put(0), put(2)

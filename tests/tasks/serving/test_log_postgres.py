@@ -26,7 +26,7 @@ from tasks.errors import GatehouseError
 from tasks.serving.log import RequestLog, read_history
 from tasks.serving.log.writer import SteadyClock
 
-PASSWORD = "a secret of the test"  # noqa: S105
+PASSWORD = "a secret of the test"
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ def test_a_bound_that_is_reached_while_it_is_away_is_counted(server):
 def test_a_commit_that_was_not_confirmed_is_not_repeated(server):
     log = RequestLog(server.url("twice"), max_rows=1000, max_days=30)
     for _ in range(2):
-        log._store.write([entry(2)], 3, writer="w", number=1)  # noqa: SLF001
-    history = log._store.read(0)  # noqa: SLF001
+        log._store.write([entry(2)], 3, writer="w", number=1)
+    history = log._store.read(0)
     log.close()
     assert (len(history.requests), len(history.images), history.dropped) == (1, 2, 3)
 

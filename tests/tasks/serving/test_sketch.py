@@ -1,4 +1,4 @@
-"""Sketches: the same for a picture at another brightness, near for a disturbed one, and too coarse to be the picture."""
+"""Sketches: alike for a picture at another brightness or a little disturbed, and too coarse to be the picture."""
 
 from __future__ import annotations
 
