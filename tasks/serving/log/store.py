@@ -130,8 +130,8 @@ class Store:
         images = sa.select(IMAGES, *of_request).join(REQUESTS).where(recent).order_by(IMAGES.c.id)
         with self.engine.connect() as connection:
             dropped = connection.scalar(sa.select(COUNTERS.c.value).where(COUNTERS.c.name == "dropped"))
-            frames = (pd.read_sql_query(query, connection) for query in (requests, images))
-            return History(*frames, dropped or 0)
+            found = pd.read_sql_query(requests, connection), pd.read_sql_query(images, connection)
+            return History(*found, dropped or 0)
 
 
 def open_store(where: str | Path) -> Store:
