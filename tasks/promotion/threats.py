@@ -70,9 +70,10 @@ THREATS: tuple[Threat, ...] = (
         owasp="ML05",
         atlas="AML.T0024.002",
         tested_by=(
-            "serving may round or hide scores; requests are counted; copies by budget and kind of answer are measured"
+            "serving may round or hide scores; requests are counted; copies by budget and kind of answer are measured; "
+            "monitoring sees synthetic queries before a copy agrees on 80 %"
         ),
-        not_seen="detection of extraction",
+        not_seen="copies learnt from other patients' images of the same kind",
     ),
     Threat(
         name="supply chain",
