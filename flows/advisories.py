@@ -1,4 +1,6 @@
-"""The advisory feed: fetched, verified, remembered; and `python -m flows.advisories sign FILE.yaml --key KEY --out FEED.json`.
+"""The advisory feed: fetched, verified, remembered.
+
+`python -m flows.advisories sign FILE.yaml --key KEY --out FEED.json` publishes one.
 
 The newest feed that was believed is kept as it came, signed: it is what an older one is noticed by, and what goes on
 being compared while no newer one can be had.
@@ -84,9 +86,7 @@ def fetch(source: str) -> bytes:
     if "://" not in source:
         return _file(Path(source))
     if not _allowed(source):
-        raise GatehouseError(
-            f"Advisory feed {source}: only a file, an https URL, or http on loopback is read; see monitoring.advisories."
-        )
+        raise GatehouseError(f"Advisory feed {source}: only a file, an https URL, or http on loopback is read.")
     deadline, body = time.monotonic() + SECONDS, bytearray()
     try:
         with httpx.stream("GET", source, follow_redirects=False, timeout=SECONDS / 2) as response:
@@ -128,9 +128,7 @@ def _allowed(url: str) -> bool:
 def _tell_the_teacher_gate(feed: Feed) -> None:
     """As the user's own file of advisories is written; only where it changes, for a change runs the stage again."""
     listed = [a.model_dump(mode="json", include={"id", "text", "sha256"}) for a in feed.advisories]
-    head = (
-        "# Written by monitoring from the newest signed feed (monitoring.advisories); changes here are overwritten.\n"
-    )
+    head = "# Written by monitoring from the newest signed feed; changes here are overwritten.\n"
     text = head + yaml.safe_dump({"advisories": listed}, sort_keys=False, allow_unicode=True)
     if not FEED_FILE.exists() or FEED_FILE.read_text(encoding="utf-8") != text:
         write_text(FEED_FILE, text)
@@ -148,7 +146,7 @@ def sign(file: Path, key: Path, out: Path, now: datetime) -> Feed:
         raise GatehouseError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise GatehouseError(f"{file} must hold a list `advisories` of id, text, severity, sha256.")
-    feed = parse_feed({"version": 1, "issued_at": now, **content}, source=str(file))
+    feed = parse_feed({**content, "version": 1, "issued_at": now}, source=str(file))
     write_json(out, seal_feed(feed, signing_key(key)))
     return feed
 
@@ -165,8 +163,8 @@ def main(argv: list[str] | None = None) -> int:
     with mendable("advisories", console):
         feed = sign(arguments.file, arguments.key, arguments.out, datetime.now(UTC))
         console.print(
-            f"{arguments.out}: {len(feed.advisories)} advisories, issued {feed.issued_at.isoformat()}; readers verify with "
-            f"{public_key_path(arguments.key)}",
+            f"{arguments.out}: {len(feed.advisories)} advisories, issued {feed.issued_at.isoformat()}; readers verify "
+            f"with {public_key_path(arguments.key)}",
             highlight=False,
             soft_wrap=True,
         )

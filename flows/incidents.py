@@ -123,7 +123,10 @@ def _undone(incident: Incident, action: Action, why: str) -> Finding:
         "lifecycle": "Run `make run`, or `make schedule`, which holds the deployment; monitoring then tries again.",
     }
     return Finding(
-        severity="warning", about="incident", reason=f"Incident {incident.id}: {why}.", next_step=by_hand[action]
+        severity="warning",
+        about="incident",
+        reason=f"Incident {incident.id}: {why.rstrip('.')}.",
+        next_step=by_hand[action],
     )
 
 

@@ -136,7 +136,7 @@ def _prefect_is_gone() -> Finding:
         severity="warning",
         about="Prefect",
         reason="Prefect's server does not answer any more: this run is not recorded there, and could start nothing.",
-        next_step="Start it again (`make schedule`, or your own server); its log is .gatehouse/logs/prefect-server.log.",
+        next_step="Start it again (`make schedule`, or your server); its log is .gatehouse/logs/prefect-server.log.",
     )
 
 

@@ -90,8 +90,8 @@ def accept(offered: Feed, seen: Feed | None, *, now: datetime, source: str) -> F
     """
     if offered.issued_at > now + AHEAD:
         raise GatehouseError(
-            f"Advisory feed {source} is dated {offered.issued_at:%Y-%m-%d %H:%M}Z, which is in the future; believing it "
-            "would shut out every feed until then."
+            f"Advisory feed {source} is dated {offered.issued_at:%Y-%m-%d %H:%M}Z, which is in the future; to believe "
+            "it would shut out every feed until then."
         )
     if seen and offered.issued_at < seen.issued_at:
         raise GatehouseError(

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from tasks.errors import GatehouseError
 from tasks.files import sha256_bytes
 from tasks.gate import Frozen
@@ -38,7 +40,7 @@ class Incident(Frozen):
     version: str = ""
     sha256: str = ""
     actions: tuple[Action, ...] = ()
-    done: dict[str, str] = {}
+    done: dict[str, str] = Field(default_factory=dict)
     state: Literal["open", "closed"] = "open"
     closed_at: str = ""
     closed_by: str = ""
