@@ -65,7 +65,12 @@ def test_each_asset_stands_once_with_the_versions_it_is_in(two: Register) -> Non
     [shared] = two.holding(TEACHER)
     assert (shared.kind, shared.versions) == ("teacher", ("1", "2"))
     [file] = two.holding(FILE)
-    assert (file.kind, file.about["provider"], file.signed, file.versions) == ("teacher file", "A hospital", True, ("1",))
+    assert (file.kind, file.about["provider"], file.signed, file.versions) == (
+        "teacher file",
+        "A hospital",
+        True,
+        ("1",),
+    )
     assert [(a.kind, a.versions) for a in two.holding(DATA)] == [("data", ("1",))]
     assert [(a.kind, a.versions) for a in two.holding("2" * 64)] == [("model", ("1", "2"))]  # the one was the other
     assert two.holding("0" * 64) == ()

@@ -98,9 +98,7 @@ def test_time_moves_forward_only() -> None:
 
 def holding(status: str) -> Register:
     version = Version(version="4", sha256="1" * 64, status=status, decided_at="", problem="")
-    asset = Asset(
-        kind="teacher", name="honest", algorithm="sha256", digest=BAD, about={}, signed=True, versions=("4",)
-    )
+    asset = Asset(kind="teacher", name="honest", algorithm="sha256", digest=BAD, about={}, signed=True, versions=("4",))
     return Register(created_at="", model_name="m", versions=(version,), assets=(asset,))
 
 
