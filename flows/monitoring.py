@@ -32,7 +32,7 @@ from tasks.monitoring.assets import Register
 from tasks.monitoring.drift import Drift, compare
 from tasks.monitoring.findings import SEVERITIES, Finding, Standing, findings
 from tasks.monitoring.page import render
-from tasks.monitoring.requests import HOUR, request_statistics
+from tasks.monitoring.requests import HOUR, RequestStatistics, request_statistics
 from tasks.params import Params, load_params
 from tasks.risk import POLICY_FILE, load_policy
 from tasks.serving.log import IMAGE_COLUMNS, REQUEST_COLUMNS, History, read_history
@@ -49,10 +49,10 @@ def monitoring(context: Context, *, told: bool = False) -> None:
         told: this run is to be recorded by a Prefect server; one that does not answer is then a finding.
     """
     params = context.params
-    window = params.monitoring.window_hours
+    now = time.time()
     standing, champion = champion_standing(params)
-    history, lost = _history(params, window)
-    requests = request_statistics(history.requests, history.images, window_hours=window)
+    history, lost = _history(params, now)
+    requests = _statistics(params, history, now)
     drift = input_drift(params, champion, history) if champion else None
     register, assets_lost = _register(params)
     feed, feed_state = read_feed(params.monitoring, datetime.now(UTC))
@@ -110,10 +110,21 @@ def monitoring(context: Context, *, told: bool = False) -> None:
         context.artifact(str(path))
 
 
-def _history(params: Params, window: float) -> tuple[History, list[Finding]]:
+def requests_of(params: Params, now: float) -> tuple[RequestStatistics, int]:
+    """Request statistics of the window that ends now, and how many requests could not be logged."""
+    history, _ = _history(params, now)
+    return _statistics(params, history, now), history.dropped
+
+
+def _statistics(params: Params, history: History, now: float) -> RequestStatistics:
+    window = params.monitoring.window_hours
+    return request_statistics(history.requests, history.images, window_hours=window, end=now)
+
+
+def _history(params: Params, now: float) -> tuple[History, list[Finding]]:
     """The window of the request log; one that cannot be read is a finding, and hides nothing else."""
     try:
-        return read_history(Path(params.serving.log), since=time.time() - window * HOUR), []
+        return read_history(Path(params.serving.log), since=now - params.monitoring.window_hours * HOUR), []
     except GatehouseError as error:
         step = "Mend it; until then nothing is known of requests, and drift is not judged."
         nothing = History(pd.DataFrame(columns=list(REQUEST_COLUMNS)), pd.DataFrame(columns=list(IMAGE_COLUMNS)), 0)
