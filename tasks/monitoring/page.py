@@ -1,6 +1,6 @@
 """`reports/monitoring.html`: one page, everything in it, nothing loaded from anywhere.
 
-The same page is served live (`python -m flows.monitoring serve`), then with one script of its own that renews what changed.
+The same page is served live (`python -m flows.monitoring serve`), with a script of its own that renews what changed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ TITLES = {
 }
 WIDTH, HEIGHT = 260, 70  # of a histogram, in SVG units
 WIDE, TALL = 960, 110  # of the bars over time
-TEMPLATE = Path(__file__).with_name("page.html.j2")
-STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-SCRIPT = Path(__file__).with_name("live.js").read_text(encoding="utf-8")
+FILES = Path(__file__).with_name("templates")
+TEMPLATE = FILES / "page.html.j2"
+STYLE = (FILES / "page.css").read_text(encoding="utf-8")
+SCRIPT = (FILES / "live.js").read_text(encoding="utf-8")
 STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()  # for a Content-Security-Policy
 
 

@@ -116,7 +116,7 @@ def _course(times: np.ndarray, refused: np.ndarray, window_hours: float, end: fl
 
 
 def _guards(requests: pd.DataFrame) -> dict[str, int]:
-    named = requests["guards"] if "guards" in requests else ()
+    named = requests.get("guards", ())
     return dict(sorted(Counter(g for names in named for g in set(str(names).split(",")) - {""}).items()))
 
 
