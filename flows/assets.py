@@ -8,13 +8,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from flows import registry
-from flows.decisions import decisions, statement_of
+from flows.rulings import in_force
 from tasks.errors import GatehouseError
 from tasks.files import sha256_bytes, write_json
 from tasks.models.checkpoints import RECORD, ModelRecord, read_record
 from tasks.monitoring.assets import Described, Register, Status, register
 from tasks.params import Promotion
-from tasks.promotion.evidence import EVIDENCE_FOLDER, Statement
+from tasks.promotion.evidence import EVIDENCE_FOLDER, Statement, signed_statement
+from tasks.promotion.ledger import LEDGER, read
+from tasks.promotion.trust import Trust, load_trust
 
 ASSETS = Path("reports/assets.json")
 TEACHER = Path("models/teacher")  # whose record says which file, card and provider it came from
@@ -27,7 +29,11 @@ def read_register(promotion: Promotion) -> Register:
     Raises:
         GatehouseError: the decisions cannot be believed, or the registry does not answer.
     """
-    described = [_describe(promotion, version, status) for version, status in _statuses(promotion).items()]
+    described: list[Described] = []
+    if versions := registry.all_versions(promotion.model_name):
+        trust = load_trust(promotion.signing_key)
+        statuses = _statuses(list(versions), promotion, trust)
+        described = [_describe(promotion.model_name, version, status, trust) for version, status in statuses.items()]
     return register(promotion.model_name, described, created_at=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
@@ -35,15 +41,13 @@ def write_register(found: Register) -> None:
     write_json(ASSETS, found.model_dump(mode="json"))
 
 
-def _statuses(promotion: Promotion) -> dict[str, Status]:
-    """What became of each version by this project's decisions; without a record of them, by the alias alone."""
-    name, decided = promotion.model_name, decisions(promotion)
-    statuses: dict[str, Status] = dict.fromkeys(registry.all_versions(name), "registered")
-    if not decided:
-        if statuses and registry.has_champion(name):
-            statuses[registry.champion_folder(name)[1]] = "champion"
-        return statuses
-    for entry in decided:
+def _statuses(versions: list[str], promotion: Promotion, trust: Trust) -> dict[str, Status]:
+    """What became of each version by the signed decisions; where the chain is elsewhere, by the newest ruling."""
+    statuses: dict[str, Status] = dict.fromkeys(versions, "registered")
+    newest = in_force(promotion)
+    for entry in read(LEDGER, trust) or ([newest] if newest else []):
+        if entry.get("model") != promotion.model_name:
+            continue
         version = str(entry.get("version"))
         if entry["decision"] == "withdrawn" and version in statuses:
             statuses[version] = "withdrawn"
@@ -53,10 +57,10 @@ def _statuses(promotion: Promotion) -> dict[str, Status]:
     return statuses
 
 
-def _describe(promotion: Promotion, version: str, status: Status) -> Described:
+def _describe(name: str, version: str, status: Status, trust: Trust) -> Described:
     try:
-        evidence = registry.version_folder(promotion.model_name, version) / EVIDENCE_FOLDER
-        statement = statement_of(evidence, promotion)
+        evidence = registry.version_folder(name, version) / EVIDENCE_FOLDER
+        statement = signed_statement(evidence, trust)
     except GatehouseError as error:
         return Described(version, status, None, str(error))
     teacher, signed = _teacher(evidence, statement)

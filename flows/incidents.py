@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.champion import withdraw
-from flows.decisions import newest_ruling
+from flows.rulings import in_force
 from flows.server import server_url
 from tasks.errors import GatehouseError
 from tasks.monitoring.findings import Finding, Standing
@@ -80,7 +80,7 @@ def close(name: str, note: str) -> Incident:
 def _withdraw(incident: Incident, params: Params, *, present: bool) -> str:
     """Take the champion out of service, unless that was done, or what asked for it is no longer so."""
     try:
-        ruled = newest_ruling(params.promotion)
+        ruled = in_force(params.promotion)
         if ruled and ruled["decision"] == "withdrawn":
             return f"version {ruled['version']} is out of service since {ruled['at']}"
         if ruled and (str(ruled["version"]), ruled["sha256"]) != (incident.version, incident.sha256):

@@ -21,8 +21,8 @@ from rich.console import Console
 from flows.advisories import read_feed
 from flows.assets import read_register, write_register
 from flows.champion import ProvenChampion, UnprovenError, load_champion
-from flows.decisions import newest_ruling
 from flows.incidents import respond
+from flows.rulings import in_force
 from flows.server import server_url
 from flows.stage import Context, main
 from tasks.errors import GatehouseError
@@ -164,7 +164,7 @@ def champion_standing(params: Params) -> tuple[Standing, ProvenChampion | None]:
     """Who is champion and whether its evidence verifies at this moment; the champion itself if it does."""
     name = params.promotion.model_name
     try:
-        ruled = newest_ruling(params.promotion) or {}
+        ruled = in_force(params.promotion) or {}
     except GatehouseError:
         ruled = {}  # whatever is wrong with the decisions, load_champion says it
     known = {"version": str(ruled.get("version", "")), "sha256": ruled.get("sha256", ""), "since": ruled.get("at", "")}

@@ -96,7 +96,12 @@ def versions_of(model_name: str, sha256: str) -> list[str]:
 
 def all_versions(model_name: str) -> dict[str, str]:
     """Every registered version, oldest first, and the weights that it claims (a tag, which proves nothing)."""
-    found = _client().search_model_versions(f"name = '{model_name}'")
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = _client().search_model_versions(f"name = '{model_name}'")
+    except MlflowException as error:
+        raise _silent(error) from error
     return {str(v.version): v.tags.get(DIGEST_TAG, "") for v in sorted(found, key=lambda v: int(v.version))}
 
 

@@ -20,6 +20,7 @@ from tasks.monitoring.findings import Finding, Severity
 from tasks.params import Section
 from tasks.promotion.envelope import seal, unseal
 from tasks.promotion.keys import PrivateKey, PublicKey
+from tasks.promotion.trust import only
 from tasks.teachers.advisories import Advisory
 
 FEED_TYPE = "application/vnd.gatehouse.advisories+json"
@@ -78,7 +79,7 @@ def open_feed(data: bytes, key: PublicKey, *, source: str) -> Feed:
         envelope = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise GatehouseError(f"Advisory feed {source} is not JSON ({error}).") from error
-    payload = unseal(envelope, key, source=f"Advisory feed {source}", payload_type=FEED_TYPE)
+    payload, _ = unseal(envelope, only(key), source=f"Advisory feed {source}", payload_type=FEED_TYPE)
     return parse_feed(json.loads(payload), source=source)
 
 

@@ -100,7 +100,7 @@ def register(model_name: str, versions: Iterable[Described], *, created_at: str)
                 version=d.version,
                 sha256=_weights(d.statement),
                 status=d.status if d.statement else "unproven",
-                decided_at=d.statement.predicate.decided_at if d.statement else "",
+                decided_at=d.statement.predicate.decided_at.isoformat() if d.statement else "",
                 problem=d.problem,
             )
             for d in listed

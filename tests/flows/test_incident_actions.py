@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from multiprocessing import get_context
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from flows import incidents
-from flows.decisions import newest_ruling
 from flows.incidents import NotDoneError, close, read_incidents, respond
 from tasks.errors import GatehouseError
 from tasks.monitoring.findings import Finding, Standing
@@ -37,14 +37,22 @@ def project(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text((project / "params.yaml").read_text())
     monkeypatch.setattr(incidents, "start_lifecycle", start_once)
-    promoted(tmp_path)
+    monkeypatch.setattr(incidents, "in_force", newest_ruling)
+    monkeypatch.setattr(incidents, "withdraw", lambda version, sha256, reason: rule("withdrawn"))
+    rule("promoted")
     return tmp_path
 
 
-def promoted(root: Path) -> None:
-    from tasks.promotion.ledger import LEDGER, append
+RULINGS = Path("rulings.jsonl")  # what stands for the signed chain of decisions, which asks MLflow too
 
-    append(LEDGER, {"decision": "promoted", "version": "1", "sha256": SHA, "at": "monday"})
+
+def rule(decision: str) -> None:
+    with RULINGS.open("a") as f:
+        f.write(json.dumps({"decision": decision, "version": "1", "sha256": SHA, "at": "monday"}) + "\n")
+
+
+def newest_ruling(_: object = None) -> dict:
+    return json.loads(RULINGS.read_text().splitlines()[-1])
 
 
 def once(found: tuple[Finding, ...] = (HIT,)) -> list[Finding]:
@@ -52,7 +60,7 @@ def once(found: tuple[Finding, ...] = (HIT,)) -> list[Finding]:
 
 
 def end_state() -> tuple:
-    ruled = newest_ruling(load_params().promotion)
+    ruled = newest_ruling()
     found = [(i.key, i.state, i.pending, sorted(i.done)) for i in read_incidents()]
     return ruled["decision"], ruled["version"], found, len(STARTED.read_text().split())
 
@@ -105,7 +113,7 @@ def test_killed_between_any_two_steps_it_ends_in_the_same_state(when: str, nth: 
     process.join(30)
     assert process.exitcode == -signal.SIGKILL
     # What the next run finds: the champion is withdrawn already, or the advisory matches it still.
-    withdrawn = newest_ruling(load_params().promotion)["decision"] == "withdrawn"
+    withdrawn = newest_ruling()["decision"] == "withdrawn"
     once(() if withdrawn else (HIT,))
     assert end_state() == WANTED
 
@@ -113,9 +121,9 @@ def test_killed_between_any_two_steps_it_ends_in_the_same_state(when: str, nth: 
 @pytest.mark.usefixtures("project")
 def test_the_same_version_promoted_again_is_taken_out_again() -> None:
     once()
-    promoted(Path())
+    rule("promoted")
     once((HIT.model_copy(update={"key": "k2"}),))
-    assert newest_ruling(load_params().promotion)["decision"] == "withdrawn"
+    assert newest_ruling()["decision"] == "withdrawn"
     assert [i.key for i in read_incidents()] == ["k1", "k2"]
 
 
@@ -144,7 +152,7 @@ def test_a_cause_that_is_gone_takes_nothing_out_of_service(monkeypatch: pytest.M
         [undone] = once()
     assert "The disk is full" in undone.reason
     assert once(()) == []
-    assert newest_ruling(load_params().promotion)["decision"] == "promoted"
+    assert newest_ruling()["decision"] == "promoted"
     assert read_incidents()[0].done["withdraw"].startswith("not needed")
 
 
@@ -154,7 +162,7 @@ def test_drift_opens_nothing_and_a_refused_feed_only_tells() -> None:
     feed = Finding(severity="warning", about="advisory feed", reason="F.", next_step="N.", cause="feed", key="feed")
     once((drift, feed))
     assert [(i.key, i.actions) for i in read_incidents()] == [("feed", ())]
-    assert newest_ruling(load_params().promotion)["decision"] == "promoted"
+    assert newest_ruling()["decision"] == "promoted"
 
 
 @pytest.mark.usefixtures("project")
