@@ -137,7 +137,7 @@ def _assets(described: Described) -> list[Asset]:
     for name, digest in predicate.parents.items():
         kind = PARENT_KINDS.get(name, "parent")
         if kind == "teacher" and teacher:
-            card = {k: teacher.notes.get(k, "") for k in ("card", "provider", "licence")}
+            card: dict[str, Any] = {k: teacher.notes.get(k, "") for k in ("card", "provider", "licence")}
             add(kind, card["card"] or name, digest, **card)
             if "file" in teacher.parents:
                 own = described.teacher_signed

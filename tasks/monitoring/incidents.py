@@ -19,7 +19,7 @@ from tasks.errors import GatehouseError
 from tasks.files import sha256_bytes
 from tasks.gate import Frozen
 from tasks.monitoring.findings import Finding
-from tasks.params import Action
+from tasks.params import Action, Cause
 
 INCIDENTS = Path(".gatehouse/incidents.jsonl")
 
@@ -51,7 +51,7 @@ class Incident(Frozen):
         return tuple(a for a in self.actions if a not in self.done) if self.state == "open" else ()
 
 
-def opens(finding: Finding, policy: Mapping[str, tuple[Action, ...]]) -> bool:
+def opens(finding: Finding, policy: Mapping[Cause, tuple[Action, ...]]) -> bool:
     """Does this finding open an incident? A critical one does, and one whose cause the policy names."""
     return finding.severity == "critical" or finding.cause in policy
 
@@ -61,7 +61,7 @@ def key_of(finding: Finding) -> str:
 
 
 def opened(
-    finding: Finding, policy: Mapping[str, tuple[Action, ...]], *, at: str, version: str, sha256: str
+    finding: Finding, policy: Mapping[Cause, tuple[Action, ...]], *, at: str, version: str, sha256: str
 ) -> dict[str, Any]:
     """The event that opens an incident; the actions that policy asks for are fixed in it."""
     key = key_of(finding)
@@ -76,7 +76,7 @@ def opened(
         "next_step": finding.next_step,
         "version": version,
         "sha256": sha256,
-        "actions": list(policy.get(finding.cause, ())),
+        "actions": list(policy.get(finding.cause, ()) if finding.cause else ()),
     }
 
 
