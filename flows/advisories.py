@@ -36,14 +36,15 @@ def read_feed(monitoring: Monitoring, now: datetime) -> tuple[Feed | None, FeedS
     """The feed to compare with, and what came of reading it; whatever is wrong with it is in the state.
 
     A feed that is believed is kept, and written to cards/feed.yaml, where the teacher's gate looks.
-
-    Raises:
-        GatehouseError: monitoring.advisories_key is missing or no public key.
     """
     source = monitoring.advisories
     if not source:
         return None, FeedState(source="")
-    key = read_public_key(Path(monitoring.advisories_key))
+    try:
+        key = read_public_key(Path(monitoring.advisories_key))
+    except GatehouseError:
+        why = f"monitoring.advisories_key: {monitoring.advisories_key} is missing, or no public key (EC P-256, PEM)."
+        return None, FeedState(source=source, problem=why, refused=True)
     problem, refused = "", False
     seen: Feed | None = None
     if NEWEST.exists():

@@ -163,7 +163,7 @@ def test_an_advisory_for_the_teacher_takes_the_champion_out_and_starts_the_lifec
 def test_prefect_s_server_killed_during_a_run_costs_neither_run_nor_report(
     site: Site, schedule: subprocess.Popen[str]
 ) -> None:
-    (site.root / "reports/monitoring.json").unlink()
+    (site.root / "reports/monitoring.json").unlink(missing_ok=True)
     url = site.prefect()
     monitor = site.start("flows.monitoring", PREFECT_API_URL=url)
     running = wait_for(
@@ -174,7 +174,10 @@ def test_prefect_s_server_killed_during_a_run_costs_neither_run_nor_report(
     )
     assert len(running) == 1
     psutil.Process(json.loads((site.root / RECORD).read_text())["pid"]).kill()
-    assert monitor.wait(PATIENCE) == 0, site.output("flows.monitoring")
+    try:
+        assert monitor.wait(PATIENCE) == 0, site.output("flows.monitoring")
+    finally:
+        monitor.kill()
     report = site.report()
     assert "Prefect" in [f["about"] for f in report["findings"]]
     assert report["requests"]["requests"] >= 0

@@ -92,6 +92,13 @@ def test_a_changed_memory_is_told_and_a_newer_feed_still_believed() -> None:
     assert "no use" in state.problem
 
 
+@pytest.mark.usefixtures("feed")
+def test_without_the_publisher_s_key_nothing_is_believed() -> None:
+    content, state = read_feed(section("FEED.json", "no/such.pub"), NOW)
+    assert (content, state.believed, state.refused) == (None, "none", True)
+    assert "no/such.pub" in state.problem
+
+
 def test_no_feed_no_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert read_feed(section("", ""), NOW)[1].source == ""
