@@ -69,6 +69,7 @@ def _robust(tables: Tables) -> str:
         lines.append(
             [
                 r["title"],
+                str(len(r["seeds"])),
                 number(r["accuracy"]["mean"], r["accuracy"]["sd"]),
                 _ranged(gray[-1]),
                 number(black[-1]["mean"]),
@@ -78,7 +79,7 @@ def _robust(tables: Tables) -> str:
             ]
         )
     head = [
-        "defence", "accuracy", "gray box, 8/255", "black box, 8/255", "white box, 1/255",
+        "defence", "seeds", "accuracy", "gray box, 8/255", "black box, 8/255", "white box, 1/255",
         "accuracy under the white box, 4/255", "certified at L2 .1",
     ]  # fmt: skip
     return grid(head, lines)
@@ -92,6 +93,7 @@ def _refusing(tables: Tables) -> str:
     lines = [
         [
             r["title"],
+            str(len(r["seeds"])),
             number(r["accuracy"]["mean"], r["accuracy"]["sd"]),
             _ranged(r["refused"]),
             _ranged(r["success"]["gray_box"][-1]),
@@ -100,7 +102,15 @@ def _refusing(tables: Tables) -> str:
         ]
         for r in rows
     ]
-    head = ["defence", "right and answered", "refused", "gray box, 8/255", "white box, 1/255", "white box, 4/255"]
+    head = [
+        "defence",
+        "seeds",
+        "right and answered",
+        "refused",
+        "gray box, 8/255",
+        "white box, 1/255",
+        "white box, 4/255",
+    ]
     return grid(head, lines)
 
 

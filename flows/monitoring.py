@@ -31,16 +31,19 @@ from tasks.files import read_json, write_json, write_text
 from tasks.monitoring.advisories import advisory_findings, match
 from tasks.monitoring.assets import Register
 from tasks.monitoring.drift import Drift, compare
-from tasks.monitoring.findings import SEVERITIES, Finding, Standing, findings
+from tasks.monitoring.extraction import Extraction, extraction, extraction_findings
+from tasks.monitoring.findings import Finding, Standing, by_severity, findings
 from tasks.monitoring.page import render
 from tasks.monitoring.requests import HOUR, RequestStatistics, request_statistics
 from tasks.params import Params, load_params
 from tasks.risk import POLICY_FILE, load_policy
 from tasks.serving.log import IMAGE_COLUMNS, REQUEST_COLUMNS, History, read_history
+from tasks.serving.sketch import LENGTH
 from tasks.serving.statistics import STATISTICS
 
 REPORT = Path("reports/monitoring.json")
 PAGE = Path("reports/monitoring.html")
+SKETCH = "sketch"  # the reference's column that drift does not compare
 
 
 def monitoring(context: Context, *, told: bool = False) -> None:
@@ -55,6 +58,7 @@ def monitoring(context: Context, *, told: bool = False) -> None:
     history, lost = _history(params, now)
     requests = _statistics(params, history, now)
     drift = input_drift(params, champion, history) if champion else None
+    copying = query_extraction(champion, history) if champion else None
     register, assets_lost = _register(params)
     feed, feed_state = read_feed(params.monitoring, datetime.now(UTC))
     matches = match(feed, register) if feed and register else ()
@@ -67,13 +71,14 @@ def monitoring(context: Context, *, told: bool = False) -> None:
         frequent_images_per_hour=params.monitoring.frequent_images_per_hour,
         also=[
             *advisory_findings(feed_state, matches, since=standing.since, max_days=params.monitoring.advisories_days),
+            *extraction_findings(copying, substitute_queries=params.monitoring.substitute_queries),
             *lost,
             *assets_lost,
             *([_prefect_is_gone()] if told and not server_url() else []),
         ],
     )
     incidents, undone = respond(found, standing, params)
-    found = tuple(sorted((*found, *undone), key=lambda f: SEVERITIES.index(f.severity)))
+    found = by_severity(found, undone)
     after = champion_standing(params)[0] if any(i.actions for i in incidents if i.state == "open") else standing
     if after.withdrawn and register:
         register, _ = _register(params)  # the version's status has changed
@@ -89,6 +94,7 @@ def monitoring(context: Context, *, told: bool = False) -> None:
         "advisories": [m.model_dump(mode="json") for m in matches],
         "incidents": [i.model_dump(mode="json") for i in incidents],
         "assets": register.model_dump(mode="json") if register else None,
+        "extraction": copying.model_dump(mode="json") if copying else None,
         "findings": [f.model_dump(mode="json") for f in found],
     }
     write_json(REPORT, report)
@@ -125,7 +131,7 @@ def _statistics(params: Params, history: History, now: float) -> RequestStatisti
 def _history(params: Params, now: float) -> tuple[History, list[Finding]]:
     """The window of the request log; one that cannot be read is a finding, and hides nothing else."""
     try:
-        return read_history(Path(params.serving.log), since=now - params.monitoring.window_hours * HOUR), []
+        return read_history(params.serving.log, since=now - params.monitoring.window_hours * HOUR), []
     except GatehouseError as error:
         step = "Mend it; until then nothing is known of requests, and drift is not judged."
         nothing = History(pd.DataFrame(columns=list(REQUEST_COLUMNS)), pd.DataFrame(columns=list(IMAGE_COLUMNS)), 0)
@@ -190,10 +196,11 @@ def champion_standing(params: Params) -> tuple[Standing, ProvenChampion | None]:
 
 def input_drift(params: Params, champion: ProvenChampion, history: History) -> Drift:
     """Drift of the images that this champion answered in the window against its signed reference."""
-    images = history.images[history.images["model"] == champion.proven.sha256]
+    images = answered_by(champion, history)
     # The log keeps rounded figures: round the reference alike, or the test would see the rounding.
     digits = {"score": 2, **dict.fromkeys(STATISTICS, 6)}
-    reference = {k: np.round(v, digits[k]) if k in digits else v for k, v in champion.reference().items()}
+    kept = {k: v for k, v in champion.reference().items() if k != SKETCH}
+    reference = {k: np.round(v, digits[k]) if k in digits else v for k, v in kept.items()}
     current = {name: images[name].to_numpy(str if name == "label" else float) for name in reference}
     return compare(reference, current, allowed_share=params.monitoring.drift_share)
 
@@ -229,7 +236,7 @@ def _add_to_report(finding: Finding) -> None:
     report = read_json(REPORT)
     if finding.reason not in [f["reason"] for f in report["findings"]]:
         found = [*report["findings"], finding.model_dump(mode="json")]
-        report["findings"] = sorted(found, key=lambda f: SEVERITIES.index(f["severity"]))
+        report["findings"] = [f.model_dump(mode="json") for f in by_severity(Finding.model_validate(f) for f in found)]
         report["state"] = _state(report["findings"][0]["severity"])
         write_json(REPORT, report)
         write_text(PAGE, render(report))
@@ -238,6 +245,18 @@ def _add_to_report(finding: Finding) -> None:
 
 def _state(worst: str) -> str:
     return worst if worst != "info" else "ok"
+
+
+def query_extraction(champion: ProvenChampion, history: History) -> Extraction:
+    """Extraction in the images that this champion answered in the window, against its signed reference."""
+    reference = champion.reference().get(SKETCH, np.empty((0, LENGTH), np.int8))
+    return extraction(answered_by(champion, history), reference)
+
+
+def answered_by(champion: ProvenChampion, history: History) -> pd.DataFrame:
+    """The images that this champion answered; what a guard refused has no answer."""
+    own = history.images["model"] == champion.proven.sha256
+    return history.images[own & (history.images["guard"] == "")]
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from tasks.promotion.threats import THREATS_FILE, threat_table
 from tasks.promotion.trust import Trust, operator_key
 from tasks.risk import POLICY_FILE, Policy, load_policy
 from tasks.risk import decide as policy_for
+from tasks.serving.sketch import sketches
 from tasks.serving.statistics import STATISTICS, image_statistics
 
 EVIDENCE = Path("reports/evidence")
@@ -122,11 +123,12 @@ def _results(policy: Policy) -> tuple[GateResult, ...]:
 def _write_reference(path: Path, model: Classifier, data: Dataset, params: Params) -> None:
     """Figures of validation images and of the answers to them: what requests look like when all is well. No images."""
     images, _ = data.part("val", limit=params.monitoring.reference_images, seed=params.run.seed)
-    figures = image_statistics(images.astype(np.float32) / 255)
+    pixels = images.astype(np.float32) / 255
+    figures = image_statistics(pixels)
     scores = probabilities(model, images).numpy()
     columns = {name: figures[:, i] for i, name in enumerate(STATISTICS)}
     label = np.asarray(data.classes)[scores.argmax(1)]
-    np.savez(path, allow_pickle=False, **columns, score=scores.max(1), label=label)
+    np.savez(path, allow_pickle=False, **columns, score=scores.max(1), label=label, sketch=sketches(pixels))
 
 
 def _beside_champion(params: Params, model: Classifier, record: ModelRecord, data: Dataset, trust: Trust) -> Comparison:

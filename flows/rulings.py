@@ -49,7 +49,7 @@ def in_force(promotion: Promotion) -> Entry | None:
     published, chain = _published(name, trust), read(LEDGER, trust)
     if chain:
         _refuse_a_cut_chain(chain, published)
-    chosen = ruling(chain, name) if chain else published
+    chosen = ruling(chain, name) or published
     if chosen is not None:
         key = trust.named(chosen["key"])
         if problem := key.objection(datetime.fromisoformat(chosen["at"])) if key else "its key is not trusted":
@@ -66,7 +66,8 @@ def _published(name: str, trust: Trust) -> Entry | None:
 
 
 def _refuse_a_cut_chain(chain: list[Entry], published: Entry | None) -> None:
-    if published is not None and published not in chain:
+    begun_after = chain[0]["previous"]  # of a chain that goes on from the registry's copy
+    if published is not None and published not in chain and digest_of(published) != begun_after:
         raise GatehouseError(
             f"{LEDGER} was cut or replaced: its newest line is number {chain[-1]['number']} and it lacks number "
             f"{published['number']}, which the registry keeps. Restore it from a copy, or move it aside to go on from "

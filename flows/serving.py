@@ -7,6 +7,8 @@ what the evidence proves, checked with the operator's own public key.
 from __future__ import annotations
 
 import ipaddress
+import os
+import secrets
 import signal
 import socket
 import sys
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from tasks.serving.log import RequestLog
 
 BACKLOG = 128
+ACCOUNT_KEY = Path(".gatehouse/keys/accounts.key")  # of the pseudonyms in the log
 MAX_CONNECTIONS = 64  # together with serving.max_request_bytes this bounds what bodies take in memory
 
 
@@ -122,10 +125,27 @@ def serve(params: Params, listener: socket.socket, say: Callable[[str], None]) -
 
 
 def open_log(params: Params) -> RequestLog:
+    """The request log, keeping what serving.log_accounts and serving.log_sketches allow."""
     from tasks.serving.log import RequestLog
+    from tasks.serving.log.privacy import mask_for
 
     s = params.serving
-    return RequestLog(Path(s.log), max_rows=s.log_rows, max_days=s.log_days)
+    key = secret(ACCOUNT_KEY) if s.log_accounts == "hash" else b""
+    mask = mask_for(s.log_accounts, sketches=s.log_sketches, key=key)
+    return RequestLog(s.log, max_rows=s.log_rows, max_days=s.log_days, mask=mask)
+
+
+def secret(path: Path) -> bytes:
+    """32 random bytes, made once, that their owner alone can read."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+    except FileExistsError:
+        pass  # it was made at an earlier start
+    if len(key := path.read_bytes()) != 32:
+        raise GatehouseError(f"{path} does not hold 32 bytes; delete it, and accounts get new pseudonyms.")
+    return key
 
 
 def application(params: Params, champion: ProvenChampion, log: RequestLog) -> FastAPI:

@@ -247,9 +247,11 @@ class Serving(Section):
     port: int = Field(ge=1, le=65535)
     max_request_bytes: int = Field(ge=1024)
     max_images: int = Field(ge=1, le=4096)  # in one request
-    log: str
+    log: str  # a path of a SQLite file, or a URL of PostgreSQL without a password
     log_rows: int = Field(ge=1)  # requests, and images, that the log keeps at most; the oldest go first
     log_days: float = Field(gt=0)  # older entries of the log go too
+    log_accounts: Literal["name", "hash", "none"]  # hash: a keyed pseudonym
+    log_sketches: bool  # see tasks.serving.sketch; without them no extraction is seen
 
 
 class Monitoring(Section):
@@ -257,6 +259,7 @@ class Monitoring(Section):
     drift_share: float = Field(gt=0, le=1)
     window_hours: float = Field(gt=0)  # how far back requests are looked at
     frequent_images_per_hour: int = Field(ge=1)  # of one account; what question C.3 calls frequent
+    substitute_queries: int = Field(ge=1)  # so many different images of one account are enough for a copy
     cron: str
     advisories: str = ""  # a signed feed: a file, an https URL, or http on loopback; '' for none
     advisories_key: str = Field(default="", validate_default=True)  # public key of who signs the feed

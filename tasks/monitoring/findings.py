@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Literal
 
 from tasks.gate import Frozen
@@ -61,7 +62,12 @@ def findings(
     found = [*_champion(standing), *also, *_requests(requests, dropped), *_drift(drift)]
     if infrequent:
         found += _frequency(requests, frequent_images_per_hour)
-    return tuple(sorted(found, key=lambda f: SEVERITIES.index(f.severity)))
+    return by_severity(found)
+
+
+def by_severity(*found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Findings, most severe first, otherwise in their order."""
+    return tuple(sorted(chain(*found), key=lambda f: SEVERITIES.index(f.severity)))
 
 
 def _champion(standing: Standing) -> list[Finding]:

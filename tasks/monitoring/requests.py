@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,11 +46,11 @@ class RequestStatistics(Frozen):
     accounts: tuple[Account, ...]
     labels: dict[str, int]
     refusals: dict[str, int]
+    guards: dict[str, int] = Field(default_factory=dict)  # requests in which a guard refused, by its name
     repeated_images: int  # images whose digest came before in the window
     models: dict[str, int]  # requests by digest of the model that took them
     latency_ms: dict[str, float | None]
     hours: tuple[Stretch, ...] = ()
-    guards: dict[str, int] = Field(default_factory=dict)  # requests that a guard refused or flagged, by its name
 
 
 def request_statistics(
@@ -60,7 +59,7 @@ def request_statistics(
     """Summarise a window of the request log.
 
     Args:
-        requests: columns time (s), account, status, error, model, count, latency_ms; perhaps guards (names, commas).
+        requests: columns time (s), account, status, error, model, count, latency_ms, guards (names, commas).
         images: columns sha256, label.
         end: of the window, in seconds since 1970; None draws no course over time.
     """
@@ -74,13 +73,13 @@ def request_statistics(
         requests_per_hour=round(len(requests) / window_hours, 3),
         account_count=int(requests["account"].nunique()),
         accounts=_accounts(requests),
-        labels=_counts(images["label"]),
+        labels=_counts(images.loc[images["label"] != "", "label"]),
         refusals=_counts(requests.loc[refused, "error"]),
+        guards=_counts(requests.loc[requests["guards"] != "", "guards"].str.split(",").explode()),
         repeated_images=int(images["sha256"].duplicated().sum()),
         models=_counts(requests["model"]),
         latency_ms=_latencies(requests.loc[~refused, "latency_ms"]),
         hours=() if end is None else _course(requests["time"].to_numpy(float), refused.to_numpy(), window_hours, end),
-        guards=_guards(requests),
     )
 
 
@@ -113,11 +112,6 @@ def _course(times: np.ndarray, refused: np.ndarray, window_hours: float, end: fl
         )
         for i in range(first, last + 1)
     )
-
-
-def _guards(requests: pd.DataFrame) -> dict[str, int]:
-    named = requests.get("guards", ())
-    return dict(sorted(Counter(g for names in named for g in set(str(names).split(",")) - {""}).items()))
 
 
 def _counts(values: pd.Series[Any]) -> dict[str, int]:

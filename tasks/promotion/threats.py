@@ -104,7 +104,7 @@ THREATS: tuple[Threat, ...] = (
         name="integrity of outputs",
         owasp="ML09",
         atlas="–",
-        tested_by="serving verifies evidence, digest and the newest decision",
+        tested_by="serving verifies evidence, digest and the newest signed decision",
         not_seen="a compromised host",
     ),
     Threat(

@@ -10,6 +10,7 @@ from tasks.serving.champion import Answer, Champion, answer
 from tasks.serving.images import Prepare, decode
 from tasks.serving.log import ImageEntry, RequestLog
 from tasks.serving.protocol import Shape
+from tasks.serving.sketch import sketches
 from tasks.serving.statistics import digests, image_statistics
 
 
@@ -44,7 +45,7 @@ class Service:
         answers = answer(self.champion, images)
         figures = np.round(image_statistics(images), 6).tolist()
         entries = (
-            ImageEntry(digest, a.label, a.score, tuple(row))
-            for digest, a, row in zip(digests(images), answers, figures, strict=True)
+            ImageEntry(digest, a.label, a.score, tuple(row), sketch.tobytes())
+            for digest, a, row, sketch in zip(digests(images), answers, figures, sketches(images), strict=True)
         )
         return answers, tuple(entries)

@@ -23,6 +23,7 @@ from tasks.models.checkpoints import load_model
 from tasks.models.inference import as_float, probabilities
 from tasks.params import load_params
 from tasks.promotion.evidence import ENVELOPE, attest
+from tasks.serving.sketch import sketches
 from tasks.serving.statistics import STATISTICS, image_statistics
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -85,10 +86,11 @@ def attest_case(case: Case, decided_at: datetime | None = None) -> None:
     model, record = load_model(case.model)
     reference = case.root / "reference.npz"
     kept = images(300, seed=1)
-    figures, scores = image_statistics(as_float(kept).numpy()), probabilities(model, kept).numpy()
+    pixels = as_float(kept).numpy()
+    figures, scores = image_statistics(pixels), probabilities(model, kept).numpy()
     columns = dict(zip(STATISTICS, figures.T, strict=True))
     label = np.asarray(record.spec.classes)[scores.argmax(1)]
-    np.savez(reference, allow_pickle=False, **columns, score=scores.max(1), label=label)
+    np.savez(reference, allow_pickle=False, **columns, score=scores.max(1), label=label, sketch=sketches(pixels))
     attest(
         case.evidence,
         model_folder=case.model,

@@ -19,6 +19,7 @@ from tasks.models.inference import as_float
 from tasks.params import load_params
 from tasks.serving.champion import Champion, answer
 from tasks.serving.log import Entry, ImageEntry, RequestLog
+from tasks.serving.sketch import sketches
 from tasks.serving.statistics import digests, image_statistics
 
 
@@ -45,14 +46,15 @@ def log_answers(project, sent: np.ndarray) -> None:
     x = as_float(sent).numpy()
     answers = answer(Champion(model, record.spec, "m", "1", record.sha256, "rounded"), x)
     entries = [
-        ImageEntry(d, a.label, a.score, tuple(f))
-        for d, a, f in zip(digests(x), answers, image_statistics(x).tolist(), strict=True)
+        ImageEntry(d, a.label, a.score, tuple(f), s.tobytes())
+        for d, a, f, s in zip(digests(x), answers, image_statistics(x).tolist(), sketches(x), strict=True)
     ]
+    entries.append(ImageEntry("9" * 64, "", 0.0, (9.0,) * 5, guard="backdoor"))  # has no answer, and no part in drift
     path = project.root / ".gatehouse/requests.db"
     path.unlink(missing_ok=True)
     log = RequestLog(path, max_rows=10_000, max_days=30)
     for e in entries:
-        log.put(Entry(time.time(), "127.0.0.1", 200, "", record.sha256, 5.0, (e,)))
+        log.put(Entry(time.time(), "127.0.0.1", 200, "", record.sha256, 5.0, (e,), (e.guard,) if e.guard else ()))
     log.close()
 
 
@@ -68,7 +70,9 @@ def test_no_request_is_said_and_is_no_error(project):
 def test_images_of_the_same_kind_do_not_drift(project):
     log_answers(project, images(200, seed=77))
     report = run(project)
-    assert report["requests"]["images"] == 200
+    assert report["requests"]["images"] == 201
+    assert report["requests"]["guards"] == {"backdoor": 1}
+    assert report["drift"]["n_current"] == report["extraction"]["judged"] == 200
     assert report["drift"]["decided"] is True
     assert report["drift"]["drifted"] is False
     assert report["findings"] == []
@@ -82,6 +86,17 @@ def test_brighter_images_drift(project):
     assert "mean" in [s["name"] for s in report["drift"]["statistics"] if s["drifted"]]
     assert [f["about"] for f in report["findings"]] == ["drift"]
     assert report["state"] == "warning"
+
+
+def test_queries_made_from_a_few_images_are_told_as_extraction(project):
+    rng = np.random.default_rng(0)
+    few = images(10, seed=78).astype(int)
+    log_answers(
+        project, np.clip(few[np.arange(150) % 10] + rng.integers(-9, 10, (150, 1, 16, 16)), 0, 255).astype(np.uint8)
+    )
+    report = run(project)
+    assert report["extraction"]["everybody"]["alarm_at"] < 60
+    assert ("critical", "extraction") in [(f["severity"], f["about"]) for f in report["findings"]]
 
 
 def test_answers_of_another_model_are_not_held_against_this_one(project):

@@ -11,6 +11,7 @@ from proven_project import NAME, Case, inside, make_case, make_project, promote
 from flows import registry
 from flows.champion import UnprovenError, champion_standing, load_champion
 from flows.promotion_commands import run
+from flows.rulings import record
 from tasks.errors import GatehouseError
 from tasks.files import read_json
 from tasks.params import load_params
@@ -120,8 +121,10 @@ def test_the_life_of_a_champion(house: list[Case], capsys: pytest.CaptureFixture
 
     # A chain that was moved aside goes on from the ruling that the registry keeps.
     LEDGER.rename(LEDGER.with_suffix(".aside"))
+    record(load_params().promotion, {"decision": "refused", "version": None, "reasons": ["privacy.epsilon: failed"]})
+    assert version() == "4"
     assert run(["withdraw", "--reason", "A drill."]) == 0
-    assert decisions() == ["continued", "withdrawn"]
+    assert decisions() == ["continued", "refused", "withdrawn"]
     LEDGER.unlink()
     with pytest.raises(UnprovenError, match="A drill"):
         version()

@@ -22,6 +22,7 @@ from PIL import Image
 from proven_project import NAME, SIDE, images, inside, make_project
 
 from flows import registry, serving
+from tasks.errors import GatehouseError
 from tasks.models.checkpoints import load_model
 from tasks.models.inference import probabilities
 from tasks.serving.log import read_history
@@ -129,17 +130,17 @@ def test_an_alias_moved_by_hand_is_not_served(project, tmp_path):
 
 
 def test_evidence_of_another_key_is_not_served(project):
-    public = project.root / ".gatehouse/keys/promotion.pub"
-    kept = public.read_bytes()
+    store = project.root / ".gatehouse/keys/trusted.json"
+    kept = store.read_bytes()
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from tasks.promotion.keys import public_pem
+    from tasks.promotion.trust import only
 
-    public.write_bytes(public_pem(ec.generate_private_key(ec.SECP256R1()).public_key()))
+    store.write_text(only(ec.generate_private_key(ec.SECP256R1()).public_key()).model_dump_json())
     try:
         code, output = start(project)
     finally:
-        public.write_bytes(kept)
+        store.write_bytes(kept)
     assert code == 1
     assert "signed by another key" in output
 
@@ -211,3 +212,14 @@ def test_images_are_prepared_as_the_signed_parameters_say(project):
         np.testing.assert_array_equal(prepared, image[0])
     finally:
         (project.root / "params.yaml").write_bytes(kept)
+
+
+def test_the_key_of_pseudonyms_is_made_once_for_its_owner_alone(tmp_path):
+    path = tmp_path / "keys" / "accounts.key"
+    key = serving.secret(path)
+    assert serving.secret(path) == key
+    assert len(key) == 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(b"short")
+    with pytest.raises(GatehouseError, match="32 bytes"):
+        serving.secret(path)

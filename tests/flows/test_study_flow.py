@@ -248,7 +248,7 @@ def test_defences_are_measured_side_by_side_and_cells_are_kept(monkeypatch: pyte
     page.write_text("".join(f"<!-- {name} -->\n<!-- end {name} -->\n" for name in adversarial_page.BLOCKS))
     adversarial_page.write_page(Path("reports/study/tiny"), page)
     filled = page.read_text()
-    assert all(f"| {row['title']} | {number(row['accuracy']['mean'])}" in filled for row in table)
+    assert all(f"| {row['title']} | 2 | {number(row['accuracy']['mean'])}" in filled for row in table)
     assert adversarial_page.MISSING in filled  # the bench was not run here
     before = cells()
     robust.main(["--profile", "tiny", "--only", "all"])

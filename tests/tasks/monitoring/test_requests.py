@@ -12,10 +12,11 @@ HOUR = 3600.0
 
 
 def planted() -> tuple[pd.DataFrame, pd.DataFrame]:
-    rows = [(i, i * 60.0, "10.0.0.1", 200, "", "m1", 2, float(i)) for i in range(100)]
-    rows += [(200, 10.0, "10.0.0.2", 413, "BAD_REQUEST", "m1", 0, 1.0)]
-    rows += [(201, 20.0, "10.0.0.2", 400, "INVALID_PARAMETER_VALUE", "m2", 0, 1.0)] * 2
-    images = pd.DataFrame({"sha256": ["a", "b", "a", "a"], "label": ["covid", "normal", "covid", "covid"]})
+    rows = [(i, i * 60.0, "10.0.0.1", 200, "", "m1", 2, float(i), "") for i in range(100)]
+    rows += [(200, 10.0, "10.0.0.2", 413, "BAD_REQUEST", "m1", 0, 1.0, "")]
+    rows += [(201, 20.0, "10.0.0.2", 400, "INVALID_PARAMETER_VALUE", "m2", 0, 1.0, "budget,backdoor")] * 2
+    labels = ["covid", "normal", "covid", "covid", ""]  # the last one was refused
+    images = pd.DataFrame({"sha256": ["a", "b", "a", "a", "c"], "label": labels})
     return pd.DataFrame(rows, columns=list(REQUEST_COLUMNS)), images
 
 
@@ -24,6 +25,7 @@ def test_it_counts_what_was_planted():
     assert (found.requests, found.answered, found.refused, found.images) == (103, 100, 3, 200)
     assert found.requests_per_hour == pytest.approx(103 / 24, abs=0.001)
     assert found.refusals == {"BAD_REQUEST": 1, "INVALID_PARAMETER_VALUE": 2}
+    assert found.guards == {"backdoor": 2, "budget": 2}
     assert found.labels == {"covid": 3, "normal": 1}
     assert found.repeated_images == 2
     assert found.models == {"m1": 101, "m2": 2}
@@ -43,7 +45,7 @@ def test_an_empty_log_has_zeroes_and_no_latency():
 
 
 def test_only_the_busiest_accounts_are_listed():
-    rows = [(i, 0.0, f"10.0.0.{i}", 200, "", "m", i, 1.0) for i in range(50)]
+    rows = [(i, 0.0, f"10.0.0.{i}", 200, "", "m", i, 1.0, "") for i in range(50)]
     found = request_statistics(
         pd.DataFrame(rows, columns=list(REQUEST_COLUMNS)), pd.DataFrame(columns=list(IMAGE_COLUMNS)), window_hours=1
     )

@@ -12,9 +12,11 @@ import pytest
 
 from tasks.errors import GatehouseError
 from tasks.serving.log import Entry, ImageEntry, RequestLog, read_history
+from tasks.serving.log.privacy import mask_for
+from tasks.serving.log.writer import SteadyClock
 from tasks.serving.statistics import STATISTICS
 
-IMAGE = ImageEntry("cd" * 32, "covid", 0.93, tuple(0.1 * i for i in range(len(STATISTICS))))
+IMAGE = ImageEntry("cd" * 32, "covid", 0.93, tuple(0.1 * i for i in range(len(STATISTICS))), sketch=bytes(range(32)))
 
 
 def entry(images: int = 1, when: float | None = None) -> Entry:
@@ -65,7 +67,7 @@ def test_rows_are_capped_and_the_oldest_go_first(tmp_path):
 
 def test_old_entries_go(tmp_path):
     path = tmp_path / "log.db"
-    write(path, [entry(1, when=time.time() - 40 * 86_400), entry(1)], max_days=30)
+    write(path, [entry(1, when=time.time() - 40 * 86_400), entry(1)], max_days=30, clock=SteadyClock(0.0))
     history = read_history(path, since=0)
     assert len(history.requests) == len(history.images) == 1
 
@@ -113,9 +115,11 @@ def test_a_log_that_cannot_be_written_costs_entries_not_the_service(tmp_path, ca
         side.unlink()
     path.write_bytes(b"not a database " * 100)
     log.put(entry())
-    log.close()
+    log.close(timeout=0.1)
     assert log.dropped == 1
-    assert "cannot be written" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("does not take entries, they wait") == 1
+    assert "1 requests that were dropped" in said
 
 
 def test_other_files_are_refused(tmp_path):
@@ -160,3 +164,182 @@ def test_it_can_be_read_while_it_is_written(tmp_path):
     assert log.dropped == 0
     assert seen == sorted(seen)
     assert len(read_history(path, since=0).requests) == 300
+
+
+def test_guards_and_sketches_are_kept(tmp_path):
+    path = tmp_path / "log.db"
+    refused = ImageEntry("ef" * 32, "", 0.0, (0.0,) * len(STATISTICS), guard="backdoor")
+    write(path, [replace(entry(1), guards=("backdoor", "budget")), replace(entry(0), images=(IMAGE, refused))])
+    history = read_history(path, since=0)
+    assert history.requests["guards"].tolist() == ["backdoor,budget", ""]
+    assert history.images["guard"].tolist() == ["", "", "backdoor"]
+    assert history.images["sketch"].tolist() == [IMAGE.sketch, IMAGE.sketch, b""]
+
+
+@pytest.mark.parametrize(("accounts", "kept"), [("name", 2), ("hash", 2), ("none", 1)])
+def test_accounts_and_sketches_are_kept_as_the_policy_says(tmp_path, accounts, kept):
+    path = tmp_path / "log.db"
+    mask = mask_for(accounts, sketches=False, key=b"k" * 32)
+    write(path, [entry(1), entry(1), replace(entry(1), account="10.0.0.2")], mask=mask)
+    history = read_history(path, since=0)
+    assert history.requests["account"].nunique() == kept
+    assert ("10.0.0.1" in history.requests["account"].tolist()) == (accounts == "name")
+    assert history.images["sketch"].eq(b"").all()
+    assert mask_for("hash", sketches=True, key=b"other")(entry()).account not in history.requests["account"].tolist()
+
+
+VERSION_1 = f"""
+CREATE TABLE requests (
+    id INTEGER PRIMARY KEY, time REAL NOT NULL, account TEXT NOT NULL, status INTEGER NOT NULL,
+    error TEXT NOT NULL, model TEXT NOT NULL, count INTEGER NOT NULL, latency_ms REAL NOT NULL);
+CREATE INDEX requests_time ON requests (time);
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY, request INTEGER NOT NULL REFERENCES requests (id) ON DELETE CASCADE,
+    sha256 TEXT NOT NULL, label TEXT NOT NULL, score REAL NOT NULL,
+    {", ".join(f"{s} REAL NOT NULL" for s in STATISTICS)});
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+INSERT INTO requests VALUES (1, 5.0, 'old', 200, '', 'ab', 1, 2.0);
+INSERT INTO images VALUES (1, 1, 'cd', 'covid', 0.5, 1, 2, 3, 4, 5);
+INSERT INTO counters VALUES ('dropped', 7);
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.mark.parametrize("by", ["the writer", "the reader"])
+def test_a_log_of_the_first_version_is_upgraded(tmp_path, by):
+    path = tmp_path / "log.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(VERSION_1)
+    if by == "the writer":
+        write(path, [entry(1)])
+    history = read_history(path, since=0)
+    assert history.dropped == 7
+    assert history.requests["account"].tolist() == (["old", "10.0.0.1"] if by == "the writer" else ["old"])
+    assert history.images["sketch"].iloc[0] == b""
+    assert history.images["guard"].iloc[0] == history.requests["guards"].iloc[0] == ""
+
+
+def test_a_log_of_a_later_version_is_refused(tmp_path):
+    path = tmp_path / "log.db"
+    write(path, [entry(1)])
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 9")
+    with pytest.raises(GatehouseError, match="version 9"):
+        RequestLog(path, max_rows=1, max_days=1)
+
+
+def test_entries_wait_for_a_locked_file_and_are_written_when_it_is_free(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tasks.serving.log.store.BUSY_SECONDS", 0.1)
+    path = tmp_path / "log.db"
+    log = RequestLog(path, max_rows=1000, max_days=30)
+    with sqlite3.connect(path) as blocker:
+        blocker.execute("BEGIN EXCLUSIVE")
+        for _ in range(50):
+            assert log.put(entry(1))
+        said = ""
+        while "they wait" not in said:
+            said += capsys.readouterr().err
+            time.sleep(0.02)
+        blocker.rollback()
+    log.close()
+    assert len(read_history(path, since=0).requests) == 50
+    assert log.dropped == 0
+    assert capsys.readouterr().err.count("takes entries again") == 1
+
+
+def test_a_full_disk_costs_what_the_bound_does_not_hold_and_no_more(tmp_path, capsys):
+    """SQLite itself says that the disk is full: its file may not grow past so many pages."""
+    path = tmp_path / "log.db"
+    log = RequestLog(path, max_rows=100_000, max_days=30, max_waiting=400)
+    limit = [10_000]
+    real = log._store.engine.pool._creator
+
+    def limited(*_):
+        connection = real()
+        connection.execute(f"PRAGMA max_page_count = {limit[0]}")
+        return connection
+
+    log._store.engine.pool._creator = limited
+    limit[0] = 1  # SQLite takes the present size instead: the file cannot grow at all
+    kept = said = 0
+    text = ""
+    while "full" not in text:
+        kept += log.put(entry(1))
+        said += 1
+        text += capsys.readouterr().err
+    for _ in range(1000):
+        kept += log.put(entry(1))
+        said += 1
+    assert log.dropped == said - kept > 0
+    limit[0] = 1_000_000
+    log.close()
+    history = read_history(path, since=0)
+    assert len(history.requests) == len(history.images) == kept
+    assert history.dropped == said - kept
+
+
+def test_an_entry_that_no_database_takes_does_not_hold_up_the_others(tmp_path, capsys):
+    path = tmp_path / "log.db"
+    log = RequestLog(path, max_rows=1000, max_days=30)
+    log.put(replace(entry(0), latency_ms=None))
+    while "dropped" not in capsys.readouterr().err:
+        time.sleep(0.02)
+    log.put(entry(0))
+    log.close()
+    history = read_history(path, since=0)
+    assert (len(history.requests), history.dropped) == (1, 1)
+
+
+class Clocks:
+    """A wall clock that can be set, beside one that runs evenly."""
+
+    def __init__(self) -> None:
+        self.wall, self.even = time.time(), 0.0
+
+    def run(self, seconds: float) -> None:
+        self.wall, self.even = self.wall + seconds, self.even + seconds
+
+    def clock(self) -> SteadyClock:
+        return SteadyClock(3600.0, lambda: self.wall, lambda: self.even)
+
+
+def test_a_clock_is_believed_once_it_has_run_evenly_for_an_hour():
+    clocks = Clocks()
+    clock = clocks.clock()
+    assert clock.now() is None
+    clocks.run(4000)
+    assert clock.now() == clocks.wall
+    clocks.wall += 14 * 365 * 86_400.0
+    assert clock.now() is None
+    clocks.run(3000)
+    assert clock.now() is None
+    clocks.wall -= 14 * 365 * 86_400.0
+    assert clock.now() is None
+    clocks.run(3700)
+    assert clock.now() == clocks.wall
+
+
+def test_a_clock_that_leaps_to_2040_and_back_deletes_nothing(tmp_path):
+    path = tmp_path / "log.db"
+    clocks = Clocks()
+    log = RequestLog(path, max_rows=1000, max_days=30, clock=clocks.clock())
+
+    def put(hours: float) -> None:
+        clocks.run(3600 * hours)
+        log.put(entry(1, when=clocks.wall))
+        while log._waiting:
+            time.sleep(0.005)
+
+    put(0), put(2)
+    clocks.wall += 14 * 365 * 86_400.0
+    put(0), put(0.5)
+    clocks.wall -= 14 * 365 * 86_400.0
+    put(0), put(0.5)
+    assert len(read_history(path, since=0).requests) == 6
+    put(2)  # believed again: the two of 2040 are dated to now, and age from here
+    times = read_history(path, since=0).requests["time"]
+    assert len(times) == 7
+    assert times.max() == clocks.wall
+    put(24 * 40)
+    assert len(read_history(path, since=0).requests) == 1
+    log.close()
