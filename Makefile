@@ -62,5 +62,5 @@ bench: $(INSTALLED)  ## our attacks and detectors beside TrojanZoo's, ART's and 
 
 clean:  ## delete everything that runs made (data, models, reports, registry, caches, keys), not .venv
 	@test ! -f .gatehouse/overlay.json || $(BIN)/python -c 'from flows.profile import apply_profile; apply_profile("default", None)'
-	@rm -rf .gatehouse .dvc/cache .dvc/tmp dvc.lock data/teacher_task data/student_task models mlflow.db* mlartifacts
+	@rm -rf .gatehouse cards/feed.yaml .dvc/cache .dvc/tmp dvc.lock data/teacher_task data/student_task models mlflow.db* mlartifacts
 	@find reports -mindepth 1 -maxdepth 1 ! -name study ! -name bench -exec rm -rf {} +

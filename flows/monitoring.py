@@ -5,27 +5,39 @@ Not a stage of dvc.yaml: it judges the requests of the last hours, which no depe
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pandas as pd
 from prefect import flow
+from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from rich.console import Console
 
+from flows.advisories import read_feed
+from flows.assets import read_register, write_register
 from flows.champion import ProvenChampion, UnprovenError, load_champion
+from flows.incidents import respond
+from flows.rulings import in_force
+from flows.server import server_url
 from flows.stage import Context, main
 from tasks.errors import GatehouseError
-from tasks.files import write_json, write_text
+from tasks.files import read_json, write_json, write_text
+from tasks.monitoring.advisories import advisory_findings, match
+from tasks.monitoring.assets import Register
 from tasks.monitoring.drift import Drift, compare
 from tasks.monitoring.extraction import Extraction, extraction, extraction_findings
-from tasks.monitoring.findings import Standing, by_severity, findings
+from tasks.monitoring.findings import Finding, Standing, by_severity, findings
 from tasks.monitoring.page import render
-from tasks.monitoring.requests import HOUR, request_statistics
+from tasks.monitoring.requests import HOUR, RequestStatistics, request_statistics
 from tasks.params import Params, load_params
 from tasks.risk import POLICY_FILE, load_policy
-from tasks.serving.log import History, read_history
+from tasks.serving.log import IMAGE_COLUMNS, REQUEST_COLUMNS, History, read_history
 from tasks.serving.sketch import LENGTH
 from tasks.serving.statistics import STATISTICS
 
@@ -34,15 +46,22 @@ PAGE = Path("reports/monitoring.html")
 SKETCH = "sketch"  # the reference's column that drift does not compare
 
 
-def monitoring(context: Context) -> None:
-    """Write reports/monitoring.json and .html: requests, input drift, and whether the champion is still proven."""
+def monitoring(context: Context, *, told: bool = False) -> None:
+    """Write reports/monitoring.json and .html: requests, drift, the champion's evidence, advisories, incidents.
+
+    Args:
+        told: this run is to be recorded by a Prefect server; one that does not answer is then a finding.
+    """
     params = context.params
-    window = params.monitoring.window_hours
+    now = time.time()
     standing, champion = champion_standing(params)
-    history = read_history(params.serving.log, since=time.time() - window * HOUR)
-    requests = request_statistics(history.requests, history.images, window_hours=window)
+    history, lost = _history(params, now)
+    requests = _statistics(params, history, now)
     drift = input_drift(params, champion, history) if champion else None
     copying = query_extraction(champion, history) if champion else None
+    register, assets_lost = _register(params)
+    feed, feed_state = read_feed(params.monitoring, datetime.now(UTC))
+    matches = match(feed, register) if feed and register else ()
     found = findings(
         standing,
         requests,
@@ -50,20 +69,39 @@ def monitoring(context: Context) -> None:
         dropped=history.dropped,
         infrequent=not params.risk.c3_frequent_queries,
         frequent_images_per_hour=params.monitoring.frequent_images_per_hour,
+        also=[
+            *advisory_findings(feed_state, matches, since=standing.since, max_days=params.monitoring.advisories_days),
+            *extraction_findings(copying, substitute_queries=params.monitoring.substitute_queries),
+            *lost,
+            *assets_lost,
+            *([_prefect_is_gone()] if told and not server_url() else []),
+        ],
     )
-    found = by_severity(found, extraction_findings(copying, substitute_queries=params.monitoring.substitute_queries))
+    incidents, undone = respond(found, standing, params)
+    found = by_severity(found, undone)
+    after = champion_standing(params)[0] if any(i.actions for i in incidents if i.state == "open") else standing
+    if after.withdrawn and register:
+        register, _ = _register(params)  # the version's status has changed
     report = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "state": found[0].severity if found and found[0].severity != "info" else "ok",
-        "champion": standing.model_dump(mode="json"),
+        "state": _state(found[0].severity) if found else "ok",
+        "champion": after.model_dump(mode="json"),
+        "gates": [g.model_dump(mode="json") for g in champion.proven.predicate.gates] if champion else [],
         "requests": requests.model_dump(mode="json"),
         "dropped": history.dropped,
         "drift": drift.model_dump(mode="json") if drift else None,
+        "feed": feed_state.model_dump(mode="json"),
+        "advisories": [m.model_dump(mode="json") for m in matches],
+        "incidents": [i.model_dump(mode="json") for i in incidents],
+        "assets": register.model_dump(mode="json") if register else None,
         "extraction": copying.model_dump(mode="json") if copying else None,
         "findings": [f.model_dump(mode="json") for f in found],
     }
     write_json(REPORT, report)
     write_text(PAGE, render(report))
+    for f in found:
+        context.say(f"{f.severity}: {f.reason} Next: {f.next_step}")
+    context.say(f"{requests.requests} requests, {requests.images} images; report in {PAGE}")
     context.metrics(
         {
             "requests": requests.requests,
@@ -72,13 +110,52 @@ def monitoring(context: Context) -> None:
             "latency_p95_ms": requests.latency_ms["p95"],
             "drifted_share": drift.share if drift and drift.decided else None,
             "findings": len(found),
+            "open_incidents": sum(i.state == "open" for i in incidents),
         }
     )
     for path in (REPORT, PAGE):
         context.artifact(str(path))
-    for f in found:
-        context.say(f"{f.severity}: {f.reason} Next: {f.next_step}")
-    context.say(f"{requests.requests} requests, {requests.images} images; report in {PAGE}")
+
+
+def requests_of(params: Params, now: float) -> tuple[RequestStatistics, int]:
+    """Request statistics of the window that ends now, and how many requests could not be logged."""
+    history, _ = _history(params, now)
+    return _statistics(params, history, now), history.dropped
+
+
+def _statistics(params: Params, history: History, now: float) -> RequestStatistics:
+    window = params.monitoring.window_hours
+    return request_statistics(history.requests, history.images, window_hours=window, end=now)
+
+
+def _history(params: Params, now: float) -> tuple[History, list[Finding]]:
+    """The window of the request log; one that cannot be read is a finding, and hides nothing else."""
+    try:
+        return read_history(params.serving.log, since=now - params.monitoring.window_hours * HOUR), []
+    except GatehouseError as error:
+        step = "Mend it; until then nothing is known of requests, and drift is not judged."
+        nothing = History(pd.DataFrame(columns=list(REQUEST_COLUMNS)), pd.DataFrame(columns=list(IMAGE_COLUMNS)), 0)
+        return nothing, [Finding(severity="warning", about="request log", reason=str(error), next_step=step)]
+
+
+def _register(params: Params) -> tuple[Register | None, list[Finding]]:
+    """The asset register, written; one that cannot be read is a finding."""
+    try:
+        register = read_register(params.promotion)
+    except GatehouseError as error:
+        step = "Mend it; until then no advisory is compared with the assets."
+        return None, [Finding(severity="critical", about="assets", reason=str(error), next_step=step)]
+    write_register(register)
+    return register, []
+
+
+def _prefect_is_gone() -> Finding:
+    return Finding(
+        severity="warning",
+        about="Prefect",
+        reason="Prefect's server does not answer any more: this run is not recorded there, and could start nothing.",
+        next_step="Start it again (`make schedule`, or your server); its log is .gatehouse/logs/prefect-server.log.",
+    )
 
 
 @flow(name="monitoring", validate_parameters=False, persist_result=False)
@@ -87,16 +164,23 @@ def monitoring_flow() -> None:
     from flows.tracking import stage_run
 
     with stage_run("monitoring", None) as run_id:
-        monitoring(Context("monitoring", "", load_params(), Console(width=160), run_id))
+        monitoring(Context("monitoring", "", load_params(), Console(width=160), run_id), told=True)
 
 
 def champion_standing(params: Params) -> tuple[Standing, ProvenChampion | None]:
     """Who is champion and whether its evidence verifies at this moment; the champion itself if it does."""
     name = params.promotion.model_name
     try:
+        ruled = in_force(params.promotion) or {}
+    except GatehouseError:
+        ruled = {}  # whatever is wrong with the decisions, load_champion says it
+    known = {"version": str(ruled.get("version", "")), "sha256": ruled.get("sha256", ""), "since": ruled.get("at", "")}
+    try:
         champion = load_champion(params.promotion)
     except UnprovenError as error:
-        return Standing(name=name, version=error.version, exists=True, problem=str(error)), None
+        known = known if ruled else {"version": error.version}
+        withdrawn = ruled.get("decision") == "withdrawn"
+        return Standing(name=name, exists=True, problem=str(error), withdrawn=withdrawn, **known), None
     except GatehouseError as error:
         return Standing(name=name, exists=False, problem=str(error)), None
     proven = champion.proven
@@ -105,6 +189,7 @@ def champion_standing(params: Params) -> tuple[Standing, ProvenChampion | None]:
         version=champion.version,
         sha256=proven.sha256,
         exists=True,
+        since=known["since"],
         policy_in_force=not POLICY_FILE.exists() or load_policy().sha256 == proven.policy.sha256,
     ), champion
 
@@ -120,6 +205,48 @@ def input_drift(params: Params, champion: ProvenChampion, history: History) -> D
     return compare(reference, current, allowed_share=params.monitoring.drift_share)
 
 
+def run() -> None:
+    """Monitor once. Prefect records the run where its server answers; where it is gone, before or during the run, the
+    run goes on without it and says so."""
+    told, reached = bool(os.environ.get("PREFECT_API_URL")), []
+
+    def body(context: Context) -> None:
+        reached.append("body")
+        monitoring(context, told=told)
+        reached.append("end")
+
+    if told and not server_url():
+        del os.environ["PREFECT_API_URL"]
+    try:
+        # Prefect waits a minute and more, call after call, for a server that is gone; the report is what matters here.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
+            main("monitoring", body, argv=[])
+    except (RuntimeError, httpx.HTTPError, PrefectException):
+        if reached == ["body"] or not told or server_url():
+            raise  # a fault of ours, not of the server
+        if not reached:
+            del os.environ["PREFECT_API_URL"]
+            main("monitoring", body, argv=[])
+        else:
+            _add_to_report(_prefect_is_gone())
+
+
+def _add_to_report(finding: Finding) -> None:
+    """Write the report once more with a finding that came after it."""
+    report = read_json(REPORT)
+    if finding.reason not in [f["reason"] for f in report["findings"]]:
+        found = [*report["findings"], finding.model_dump(mode="json")]
+        report["findings"] = [f.model_dump(mode="json") for f in by_severity(Finding.model_validate(f) for f in found)]
+        report["state"] = _state(report["findings"][0]["severity"])
+        write_json(REPORT, report)
+        write_text(PAGE, render(report))
+    print(f"{finding.severity}: {finding.reason} Next: {finding.next_step}")
+
+
+def _state(worst: str) -> str:
+    return worst if worst != "info" else "ok"
+
+
 def query_extraction(champion: ProvenChampion, history: History) -> Extraction:
     """Extraction in the images that this champion answered in the window, against its signed reference."""
     reference = champion.reference().get(SKETCH, np.empty((0, LENGTH), np.int8))
@@ -133,4 +260,8 @@ def answered_by(champion: ProvenChampion, history: History) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main("monitoring", monitoring)
+    if sys.argv[1:]:
+        from flows.monitoring_commands import command
+
+        raise SystemExit(command(sys.argv[1:]))
+    run()

@@ -23,7 +23,7 @@ from tasks.errors import GatehouseError
 from tasks.files import sha256_file, write_json
 from tasks.gate import GATES_FOLDER, GateResult, tool_versions
 from tasks.models.architectures import Classifier
-from tasks.models.checkpoints import ModelRecord, load_model
+from tasks.models.checkpoints import RECORD, ModelRecord, load_model
 from tasks.models.inference import logits, probabilities
 from tasks.params import PARAMS_FILE, Params
 from tasks.promotion.bom import BOM_FILE, bill_of_materials
@@ -72,7 +72,7 @@ def promotion(context: Context) -> None:
             policy_path=POLICY_FILE,
             decision=decision,
             key=key,
-            extra={"params.yaml": PARAMS_FILE, **{path.name: path for path in (reference, bom, threats)}},
+            extra={"params.yaml": PARAMS_FILE, **{path.name: path for path in (reference, bom, threats)}, **_teacher()},
             code=_revision(),
             tools=_tools(),
             decided_at=decided_at,
@@ -106,6 +106,12 @@ def _policy(params: Params) -> Policy:
             f"{POLICY_FILE} is not what the answers in {PARAMS_FILE} (section risk) give; run the risk stage again."
         )
     return policy
+
+
+def _teacher() -> dict[str, Path]:
+    """The teacher's record, which names the file, the card and the provider it came from."""
+    record = Path("models/teacher") / RECORD
+    return {"teacher.json": record} if record.exists() else {}
 
 
 def _results(policy: Policy) -> tuple[GateResult, ...]:

@@ -94,6 +94,17 @@ def versions_of(model_name: str, sha256: str) -> list[str]:
     return sorted(versions, key=int, reverse=True)
 
 
+def all_versions(model_name: str) -> dict[str, str]:
+    """Every registered version, oldest first, and the weights that it claims (a tag, which proves nothing)."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = _client().search_model_versions(f"name = '{model_name}'")
+    except MlflowException as error:
+        raise _silent(error) from error
+    return {str(v.version): v.tags.get(DIGEST_TAG, "") for v in sorted(found, key=lambda v: int(v.version))}
+
+
 def register(model_name: str, model_folder: Path, evidence: Path, *, sha256: str, tags: dict[str, str]) -> str:
     """Register weights, record and evidence as a new version under the alias `challenger`; returns the version."""
     connect()

@@ -88,6 +88,12 @@ def start_server(port: int, host: str = "127.0.0.1", *, keep: bool = False) -> t
     return server, url
 
 
+def server_url() -> str | None:
+    """The API of a server that answers now: PREFECT_API_URL's, or the one that runs here; None where none does."""
+    url = os.environ.get("PREFECT_API_URL") or (str(read_json(RECORD)["url"]) if RECORD.exists() else None)
+    return url if url and _healthy(url, 3) else None
+
+
 def _running() -> str | None:
     """The URL of a server that `make ui` holds; one that a killed run left behind is stopped first."""
     if not RECORD.exists():

@@ -20,7 +20,7 @@ from tasks.gate import Check, GateResult, Subject
 from tasks.models.checkpoints import WEIGHTS, ModelRecord, save_model
 from tasks.risk import load_policy
 from tasks.teachers import signatures
-from tasks.teachers.advisories import load_advisories
+from tasks.teachers.advisories import FEED_FILE, Advisories, load_advisories
 from tasks.teachers.card import load_offers
 from tasks.teachers.case import OwnTask, Rules
 from tasks.teachers.checks import check_waivers
@@ -55,7 +55,7 @@ def teacher(context: Context) -> None:
         trusted_keys=frozenset(signatures.fingerprint(Path(_watched(k, "trusted_keys"))) for k in section.trusted_keys),
         licences_accepted=section.licences_accepted,
         min_accuracy=section.min_accuracy,
-        advisories=load_advisories(Path(_watched(section.advisories, "advisories"))) if section.advisories else None,
+        advisories=_advisories(section.advisories),
     )
     task = _own_task()
 
@@ -144,6 +144,13 @@ def _watched(path: str, key: str) -> str:
             "are noticed; put it into cards/."
         )
     return path
+
+
+def _advisories(own: str) -> Advisories | None:
+    """The user's own list and what monitoring believed of a signed feed; None where there is neither."""
+    files = [Path(_watched(own, "advisories"))] if own else []
+    files += [FEED_FILE] if FEED_FILE.exists() else []
+    return Advisories(advisories=tuple(a for f in files for a in load_advisories(f).advisories)) if files else None
 
 
 def _own_task() -> OwnTask:

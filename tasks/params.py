@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from tasks.errors import GatehouseError
 
@@ -24,6 +24,8 @@ FreezePolicy = Literal["all", "last", "none"] | int
 GuardName = Literal["none", "low_pass", "jpeg", "dropout"]  # what they do: tasks/models/guards.py
 Mitigation = Literal["anp", "fine_pruning", "ft_sam", "i_bau", "patch_adversarial", "unlearning"]
 Fraction = float
+Cause = Literal["advisory", "unproven", "feed", "extraction", "drift"]  # of an incident
+Action = Literal["withdraw", "lifecycle"]
 
 
 class Section(BaseModel):
@@ -259,6 +261,26 @@ class Monitoring(Section):
     frequent_images_per_hour: int = Field(ge=1)  # of one account; what question C.3 calls frequent
     substitute_queries: int = Field(ge=1)  # so many different images of one account are enough for a copy
     cron: str
+    advisories: str = ""  # a signed feed: a file, an https URL, or http on loopback; '' for none
+    advisories_key: str = Field(default="", validate_default=True)  # public key of who signs the feed
+    advisories_days: float = Field(default=30, gt=0)  # a feed older than this is told
+    on_incident: dict[Cause, tuple[Action, ...]] = {}  # what is done beside telling, by cause
+    page_port: int = Field(default=8090, ge=1, le=65535)
+    page_seconds: float = Field(default=5, ge=1)  # the page that is served is renewed so often
+
+    @field_validator("on_incident", mode="before")
+    @classmethod
+    def _lists_of_actions(cls, value: Any) -> Any:
+        return (
+            {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()} if isinstance(value, dict) else value
+        )
+
+    @field_validator("advisories_key")
+    @classmethod
+    def _feeds_have_a_key(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("advisories") and not value:
+            raise ValueError("name the public key of who signs monitoring.advisories; an unsigned feed is not believed")
+        return value
 
 
 class Lifecycle(Section):

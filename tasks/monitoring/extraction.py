@@ -215,12 +215,12 @@ def _alarm(scope: Scope, who: str) -> Finding:
     reason = f"{who} asked as an extraction does: of {scope.queries} different images {shares}; "
     reason += f"certain after {scope.alarm_at}."
     if scope.kind == "near":
-        return _say("critical", reason, "Block the account's key, and ask its owner what the images are made from.")
+        step = "Block the account's key, and ask its owner what the images are made from."
+        return _say("critical", reason, step, key=f"extraction: {scope.account or 'all'}")
     step = "Ask the account's owner; another device or population looks alike, and then shows as drift too."
-    return _say("warning", reason, step)
+    return _say("warning", reason, step, key=f"extraction: {scope.account or 'all'}")
 
 
-def _say(severity: str, reason: str, next_step: str) -> Finding:
-    return Finding.model_validate(
-        {"severity": severity, "about": "extraction", "reason": reason, "next_step": next_step}
-    )
+def _say(severity: str, reason: str, next_step: str, key: str = "") -> Finding:
+    content = {"severity": severity, "about": "extraction", "reason": reason, "next_step": next_step}
+    return Finding.model_validate({**content, "cause": "extraction" if key else "", "key": key})

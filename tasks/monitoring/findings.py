@@ -9,6 +9,7 @@ from typing import Literal
 from tasks.gate import Frozen
 from tasks.monitoring.drift import MIN_IMAGES, Drift
 from tasks.monitoring.requests import RequestStatistics
+from tasks.params import Cause
 
 Severity = Literal["critical", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
@@ -17,10 +18,14 @@ REFUSED_REQUESTS = 20  # fewer requests say nothing about a share
 
 
 class Finding(Frozen):
+    """`cause` is what monitoring.on_incident may name; `key` is the same for as long as it is the same trouble."""
+
     severity: Severity
     about: str
     reason: str
     next_step: str
+    cause: Cause | Literal[""] = ""
+    key: str = ""
 
 
 class Standing(Frozen):
@@ -31,6 +36,8 @@ class Standing(Frozen):
     sha256: str = ""
     exists: bool
     problem: str = ""
+    withdrawn: bool = False  # taken out of service by a decision: `problem` then says which, and nothing is wrong
+    since: str = ""  # when the newest ruling on it was made, where decisions are recorded
     policy_in_force: bool = True  # the signed policy is the one in reports/policy.json
 
 
@@ -42,6 +49,7 @@ def findings(
     dropped: int,
     infrequent: bool,
     frequent_images_per_hour: int,
+    also: Iterable[Finding] = (),
 ) -> tuple[Finding, ...]:
     """Everything worth saying, most severe first.
 
@@ -49,8 +57,9 @@ def findings(
         drift: None where no proven champion brings a reference to measure it against.
         dropped: requests that the log could not keep.
         infrequent: the answer to question C.3 was that queries are not frequent.
+        also: findings of other parts, to be sorted in.
     """
-    found = [*_champion(standing), *_requests(requests, dropped), *_drift(drift)]
+    found = [*_champion(standing), *also, *_requests(requests, dropped), *_drift(drift)]
     if infrequent:
         found += _frequency(requests, frequent_images_per_hour)
     return by_severity(found)
@@ -67,13 +76,18 @@ def _champion(standing: Standing) -> list[Finding]:
 
     if not standing.exists:
         return [say("warning", standing.problem, "Run `make run`; see reports/promotion.json if it was refused.")]
+    if standing.withdrawn:
+        return [say("warning", standing.problem, "Nothing is served until then; close the incident when it is over.")]
     if standing.problem:
         return [
-            say(
-                "critical",
-                standing.problem,
-                "Stop the service, find out who moved the alias or changed the files, and set the alias to a proven "
-                "version.",
+            Finding(
+                severity="critical",
+                about="champion",
+                reason=standing.problem,
+                next_step="Find out who moved the alias or changed the files, then run `make run` to have a candidate "
+                "decided.",
+                cause="unproven",
+                key=f"unproven: version {standing.version} since {standing.since}",
             )
         ]
     found = []
@@ -133,7 +147,8 @@ def _frequency(requests: RequestStatistics, limit: int) -> list[Finding]:
 
 def _drift(drift: Drift | None) -> list[Finding]:
     def say(severity: Severity, reason: str, next_step: str) -> list[Finding]:
-        return [Finding(severity=severity, about="drift", reason=reason, next_step=next_step)]
+        cause: Cause | Literal[""] = "drift" if severity == "warning" else ""
+        return [Finding(severity=severity, about="drift", reason=reason, next_step=next_step, cause=cause, key="drift")]
 
     if drift is None:
         return []  # what is wrong with the champion is said above

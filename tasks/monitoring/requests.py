@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from tasks.gate import Frozen
 
 HOUR = 3600.0
 MAX_ACCOUNTS = 20
+MAX_BARS = 48  # of requests over time
 
 
 class Account(Frozen):
@@ -20,6 +23,14 @@ class Account(Frozen):
     images: int
     refused: int
     images_in_busiest_hour: int
+
+
+class Stretch(Frozen):
+    """Requests of an hour, or of as many hours as make at most MAX_BARS of a window."""
+
+    start: str
+    answered: int
+    refused: int
 
 
 class RequestStatistics(Frozen):
@@ -39,14 +50,18 @@ class RequestStatistics(Frozen):
     repeated_images: int  # images whose digest came before in the window
     models: dict[str, int]  # requests by digest of the model that took them
     latency_ms: dict[str, float | None]
+    hours: tuple[Stretch, ...] = ()
 
 
-def request_statistics(requests: pd.DataFrame, images: pd.DataFrame, *, window_hours: float) -> RequestStatistics:
+def request_statistics(
+    requests: pd.DataFrame, images: pd.DataFrame, *, window_hours: float, end: float | None = None
+) -> RequestStatistics:
     """Summarise a window of the request log.
 
     Args:
-        requests: columns time (s), account, status, error, model, count, latency_ms.
+        requests: columns time (s), account, status, error, model, count, latency_ms, guards (names, commas).
         images: columns sha256, label.
+        end: of the window, in seconds since 1970; None draws no course over time.
     """
     refused = requests["error"] != ""
     return RequestStatistics(
@@ -64,6 +79,7 @@ def request_statistics(requests: pd.DataFrame, images: pd.DataFrame, *, window_h
         repeated_images=int(images["sha256"].duplicated().sum()),
         models=_counts(requests["model"]),
         latency_ms=_latencies(requests.loc[~refused, "latency_ms"]),
+        hours=() if end is None else _course(requests["time"].to_numpy(float), refused.to_numpy(), window_hours, end),
     )
 
 
@@ -81,6 +97,21 @@ def _accounts(requests: pd.DataFrame) -> tuple[Account, ...]:
             )
         )
     return tuple(sorted(found, key=lambda a: (-a.images, -a.requests, a.account))[:MAX_ACCOUNTS])
+
+
+def _course(times: np.ndarray, refused: np.ndarray, window_hours: float, end: float) -> tuple[Stretch, ...]:
+    step = HOUR * max(1, math.ceil(window_hours / MAX_BARS))
+    last = math.floor(end / step)
+    first = math.floor((end - window_hours * HOUR) / step) + 1
+    place = np.floor(times / step).astype(int)
+    return tuple(
+        Stretch(
+            start=datetime.fromtimestamp(i * step, UTC).strftime("%Y-%m-%d %H:%M"),
+            answered=int((~refused & (place == i)).sum()),
+            refused=int((refused & (place == i)).sum()),
+        )
+        for i in range(first, last + 1)
+    )
 
 
 def _counts(values: pd.Series[Any]) -> dict[str, int]:

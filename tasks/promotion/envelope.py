@@ -17,24 +17,25 @@ from tasks.promotion.trust import Trust, TrustedKey
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 
 
-def seal(payload: bytes, key: PrivateKey) -> dict[str, Any]:
+def seal(payload: bytes, key: PrivateKey, payload_type: str = PAYLOAD_TYPE) -> dict[str, Any]:
     """An envelope with one signature over the payload's pre-authentication encoding."""
     return {
-        "payloadType": PAYLOAD_TYPE,
+        "payloadType": payload_type,
         "payload": base64.b64encode(payload).decode(),
-        "signatures": [{"keyid": key_id(key.public_key()), "sig": sign(payload, key, kind=PAYLOAD_TYPE)}],
+        "signatures": [{"keyid": key_id(key.public_key()), "sig": sign(payload, key, kind=payload_type)}],
     }
 
 
-def unseal(envelope: Any, trust: Trust, *, source: str) -> tuple[bytes, TrustedKey]:
+def unseal(envelope: Any, trust: Trust, *, source: str, payload_type: str = PAYLOAD_TYPE) -> tuple[bytes, TrustedKey]:
     """The payload and the trusted key that signed it. Whether that key still counts is for the caller to ask.
 
     Raises:
         GatehouseError: malformed, signed with another key, or changed after it was signed.
     """
     try:
-        if envelope["payloadType"] != PAYLOAD_TYPE:
-            raise GatehouseError(f"{source} holds {envelope['payloadType']!r}, not an in-toto statement.")
+        if envelope["payloadType"] != payload_type:
+            wanted = "an in-toto statement" if payload_type == PAYLOAD_TYPE else payload_type
+            raise GatehouseError(f"{source} holds {envelope['payloadType']!r}, not {wanted}.")
         payload = base64.b64decode(envelope["payload"], validate=True)
         signatures = {str(s["keyid"]): s["sig"] for s in envelope["signatures"]}
     except (KeyError, TypeError, binascii.Error) as error:
@@ -43,7 +44,7 @@ def unseal(envelope: Any, trust: Trust, *, source: str) -> tuple[bytes, TrustedK
     if signer is None:
         names = ", ".join(k[:12] for k in signatures) or "nobody"
         raise GatehouseError(f"{source} is signed by another key ({names}), not by a trusted one ({trust.names()}).")
-    if not is_signed(payload, signatures[signer.key_id], signer.key, kind=PAYLOAD_TYPE):
+    if not is_signed(payload, signatures[signer.key_id], signer.key, kind=payload_type):
         raise GatehouseError(f"{source}: the signature does not match, so it was changed after signing.")
     return payload, signer
 

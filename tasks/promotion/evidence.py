@@ -254,6 +254,13 @@ def _statement(sealed: bytes, trust: Trust, *, source: Path) -> tuple[Statement,
     return statement, signer
 
 
+def signed_statement(evidence: Path, trust: Trust) -> Statement:
+    """What a version's evidence says of it, signed; the files that it names are not looked at (`verify` does)."""
+    if not (evidence / ENVELOPE).is_file():
+        raise GatehouseError(f"{evidence / ENVELOPE} does not exist; promote the model again.")
+    return _statement(_read(evidence / ENVELOPE), trust, source=evidence / ENVELOPE)[0]
+
+
 def _subject(statement: Statement, name: str) -> str:
     digests = [s.digest.get("sha256", "") for s in statement.subject if s.name == name]
     if len(digests) != 1:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import yaml
 from pydantic import Field, ValidationError
 
 from tasks.errors import GatehouseError
 from tasks.params import Section
+from tasks.teachers.card import SHA256
+
+FEED_FILE = Path("cards/feed.yaml")  # what monitoring last believed of a signed feed
 
 
 class Advisory(Section):
@@ -16,7 +20,7 @@ class Advisory(Section):
 
     id: str
     text: str
-    sha256: tuple[str, ...] = Field(min_length=1)
+    sha256: tuple[Annotated[str, Field(pattern=SHA256)], ...] = Field(min_length=1)
 
 
 class Advisories(Section):

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 from proven_project import images, inside, make_project
 from rich.console import Console
 
@@ -24,7 +25,12 @@ from tasks.serving.statistics import digests, image_statistics
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    return make_project(tmp_path_factory.mktemp("project"))
+    """Here a forged champion opens an incident and nothing more, or every later test would find it withdrawn."""
+    case = make_project(tmp_path_factory.mktemp("project"))
+    params = yaml.safe_load((case.root / "params.yaml").read_text())
+    params["monitoring"]["on_incident"] = {}
+    (case.root / "params.yaml").write_text(yaml.safe_dump(params))
+    return case
 
 
 def run(project) -> dict:
@@ -115,6 +121,18 @@ def test_a_forged_champion_is_critical(project):
     assert report["findings"][0]["about"] == "champion"
     assert "not the file that was signed" in report["champion"]["problem"]
     assert report["drift"] is None
+
+
+def test_a_broken_log_hides_nothing_else(project):
+    path = project.root / ".gatehouse/requests.db"
+    kept = path.read_bytes()
+    path.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
+    try:
+        report = run(project)
+    finally:
+        path.write_bytes(kept)
+    assert "request log" in [f["about"] for f in report["findings"]]
+    assert report["champion"]["problem"] == ""
 
 
 def test_a_forged_reference_is_told(project):

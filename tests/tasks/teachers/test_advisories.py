@@ -14,10 +14,11 @@ def test_file_of_the_project_is_valid(project: Path) -> None:
 
 def test_digests_are_matched(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    path.write_text("advisories:\n- {id: A, text: bad, sha256: [x, y]}\n- {id: B, text: bad, sha256: [y]}\n")
+    x, y = "a1" * 32, "b2" * 32
+    path.write_text(f"advisories:\n- {{id: A, text: bad, sha256: [{x}, {y}]}}\n- {{id: B, text: bad, sha256: [{y}]}}\n")
     known = load_advisories(path)
-    assert [a.id for a in known.about("y")] == ["A", "B"]
-    assert known.about("z") == []
+    assert [a.id for a in known.about(y)] == ["A", "B"]
+    assert known.about("c3" * 32) == []
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,7 @@ def test_digests_are_matched(tmp_path: Path) -> None:
         ("", "not as it should be"),
         ("advisories: [{id: A, text: bad, sha256: []}]", r"advisories\.0\.sha256"),
         ("advisories: [{id: A}]", r"advisories\.0\.text"),
+        (f"advisories: [{{id: A, text: bad, sha256: [{'AB' * 32}]}}]", r"advisories\.0\.sha256\.0 .* match pattern"),
         ("advisories: [", "not valid YAML"),
     ],
 )
