@@ -99,7 +99,7 @@ THREATS: tuple[Threat, ...] = (
         owasp="ML08",
         atlas="–",
         tested_by="monitoring: drift against the signed reference",
-        not_seen="concept drift without input drift",
+        not_seen="concept drift without input drift; a new class in a quarter of the images or fewer",
     ),
     Threat(
         name="integrity of outputs",
