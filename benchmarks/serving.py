@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/student_task"))
     given = parser.parse_args()
     with TemporaryDirectory() as temporary:
-        command = f"python -m benchmarks.serving {given.out.name} --minutes {given.minutes:g}"
+        command = f"python -m benchmarks.serving reports/bench/{given.out.name} --minutes {given.minutes:g}"
         result = measure(load_dataset(given.data), Path(temporary), given.minutes, command)
     write_json(given.out, result)
     told = result["load"]
