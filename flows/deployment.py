@@ -34,7 +34,7 @@ def spent_before(params: Params) -> Budgets:
     requests = read_history(params.serving.log, since=time.time() - DAY).requests
     if params.serving.log_accounts != "name":
         requests = requests.assign(account="")
-    budgets.restore(requests.groupby("account")["count"].sum().astype(int).to_dict())
+    budgets.restore({str(account): int(n) for account, n in requests.groupby("account")["count"].sum().items()})
     return budgets
 
 
