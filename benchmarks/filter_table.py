@@ -29,7 +29,6 @@ from tasks.backdoor.input_filters import (
     share_refused,
     split_clean,
     tell_apart,
-    threshold_of,
 )
 from tasks.backdoor.net import spread
 from tasks.data.dataset import Dataset, load_dataset
@@ -38,6 +37,7 @@ from tasks.models.architectures import Classifier, ModelSpec, build
 from tasks.models.inference import accuracy_of
 from tasks.models.training import fit
 from tasks.params import FreezePolicy
+from tasks.stats import threshold_of
 
 CACHE = Path(".gatehouse/filter_table")
 SIDES = (3, 6)  # of 64 pixels: 10 and 20 of 224

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flows.registry import champion_folder, forget
+from flows.registry import champion_folder, forget, version_folder
 from flows.rulings import in_force, record
 from tasks.data.decode import Remedy
 from tasks.errors import GatehouseError
@@ -18,6 +18,7 @@ from tasks.files import sha256_bytes
 from tasks.models.architectures import Classifier
 from tasks.params import Promotion, load_params
 from tasks.promotion.evidence import EVIDENCE_FOLDER, Proven, load_proven
+from tasks.promotion.ledger import LEDGER, read, ruling
 from tasks.promotion.strictness import weaker
 from tasks.promotion.trust import load_trust
 from tasks.risk import decide
@@ -90,6 +91,38 @@ def load_champion(promotion: Promotion) -> ProvenChampion:
     except UnprovenError:
         forget(folder)
         raise
+
+
+def ruled_champion(promotion: Promotion) -> ProvenChampion:
+    """What the newest signed decision promoted, proven as by `load_champion`, wherever the alias stands by now.
+
+    For who serves already: an alias that somebody moves then changes nothing.
+    """
+    chosen = in_force(promotion)
+    if chosen is None or chosen["decision"] != "promoted":
+        return load_champion(promotion)  # which says why there is none
+    folder = version_folder(promotion.model_name, chosen["version"])
+    try:
+        return _proven(promotion, folder, chosen["version"])
+    except UnprovenError:
+        forget(folder)
+        raise
+
+
+def still_proven(champion: ProvenChampion, promotion: Promotion) -> None:
+    """As far as can be told without the registry: the evidence verifies anew, and the chain at hand chose no other.
+
+    Raises:
+        GatehouseError: the reason why it is proven no longer.
+    """
+    trust = load_trust(promotion.signing_key)
+    _, proven = load_proven(champion.folder, trust=trust)
+    chosen = ruling(read(LEDGER, trust), promotion.model_name)
+    named = None if chosen is None else (chosen["decision"], chosen["version"])
+    if proven.evidence != champion.proven.evidence or named not in (None, ("promoted", champion.version)):
+        raise UnprovenError(
+            f"Version {champion.version} of {promotion.model_name!r} is no longer what was decided.", champion.version
+        )
 
 
 def _proven(promotion: Promotion, folder: Path, version: str) -> ProvenChampion:

@@ -37,6 +37,7 @@ from tasks.promotion.threats import THREATS_FILE, threat_table
 from tasks.promotion.trust import Trust, operator_key
 from tasks.risk import POLICY_FILE, Policy, load_policy
 from tasks.risk import decide as policy_for
+from tasks.serving.guards.calibration import calibrate
 from tasks.serving.sketch import sketches
 from tasks.serving.statistics import STATISTICS, image_statistics
 
@@ -59,12 +60,7 @@ def promotion(context: Context) -> None:
     decision = decide(policy, results, record, comparison)
     decided_at = datetime.now(UTC).replace(microsecond=0)
     with TemporaryDirectory() as temporary:
-        reference = Path(temporary) / "reference.npz"
-        _write_reference(reference, model, data, params)
-        bom, threats = Path(temporary) / BOM_FILE, Path(temporary) / THREATS_FILE
-        name = params.promotion.model_name
-        write_json(bom, bill_of_materials(name, record, policy, results, _packages(), decided_at=decided_at))
-        write_json(threats, threat_table(policy, results))
+        extra = _bound_files(Path(temporary), params, policy, model, record, data, results, decided_at)
         predicate = attest(
             EVIDENCE,
             model_folder=folder,
@@ -72,7 +68,7 @@ def promotion(context: Context) -> None:
             policy_path=POLICY_FILE,
             decision=decision,
             key=key,
-            extra={"params.yaml": PARAMS_FILE, **{path.name: path for path in (reference, bom, threats)}, **_teacher()},
+            extra=extra,
             code=_revision(),
             tools=_tools(),
             decided_at=decided_at,
@@ -108,6 +104,26 @@ def _policy(params: Params) -> Policy:
     return policy
 
 
+def _bound_files(
+    folder: Path,
+    params: Params,
+    policy: Policy,
+    model: Classifier,
+    record: ModelRecord,
+    data: Dataset,
+    results: tuple[GateResult, ...],
+    decided_at: datetime,
+) -> dict[str, Path]:
+    """What goes with the version beside its gate results: made in `folder`, or taken from where it lies; by name."""
+    reference, guards, bom, threats = (folder / n for n in ("reference.npz", "guards.json", BOM_FILE, THREATS_FILE))
+    _write_reference(reference, model, data, params)
+    _write_guards(guards, model, data, params, policy)
+    name = params.promotion.model_name
+    write_json(bom, bill_of_materials(name, record, policy, results, _packages(), decided_at=decided_at))
+    write_json(threats, threat_table(policy, results))
+    return {"params.yaml": PARAMS_FILE, **{path.name: path for path in (reference, guards, bom, threats)}, **_teacher()}
+
+
 def _teacher() -> dict[str, Path]:
     """The teacher's record, which names the file, the card and the provider it came from."""
     record = Path("models/teacher") / RECORD
@@ -129,6 +145,15 @@ def _write_reference(path: Path, model: Classifier, data: Dataset, params: Param
     columns = {name: figures[:, i] for i, name in enumerate(STATISTICS)}
     label = np.asarray(data.classes)[scores.argmax(1)]
     np.savez(path, allow_pickle=False, **columns, score=scores.max(1), label=label, sketch=sketches(pixels))
+
+
+def _write_guards(path: Path, model: Classifier, data: Dataset, params: Params, policy: Policy) -> None:
+    """The service's guards, calibrated for this model on validation images, and which of them are on."""
+    serving = params.serving
+    images, _ = data.part("val")
+    on = policy.guarded() if serving.guards == "policy" else serving.guards
+    shares = serving.false_refusals.model_dump()
+    write_json(path, calibrate(model, images, on=on, false_refusals=shares, seed=params.run.seed))
 
 
 def _beside_champion(params: Params, model: Classifier, record: ModelRecord, data: Dataset, trust: Trust) -> Comparison:

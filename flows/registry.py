@@ -37,6 +37,10 @@ DATA = "data/model"  # where a version's own files lie among what MLflow adds
 DOWNLOADS = Path(".gatehouse/registry")
 
 
+class RegistryAwayError(GatehouseError):
+    """MLflow does not answer: nothing is known of what it holds, good or bad."""
+
+
 def has_champion(model_name: str) -> bool:
     return _alias(model_name, CHAMPION) is not None
 
@@ -75,7 +79,7 @@ def version_folder(model_name: str, version: str) -> Path:
                 with TemporaryDirectory(dir=DOWNLOADS) as fresh, writing(folder) as whole:
                     os.replace(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=fresh), whole)
             except MlflowException as error:
-                raise GatehouseError(f"Cannot fetch {model_name!r} version {version} ({error.message}).") from error
+                raise RegistryAwayError(f"Cannot fetch {model_name!r} version {version} ({error.message}).") from error
     if not (folder / DATA).is_dir():
         raise GatehouseError(f"The files of {model_name!r} version {version} are gone ({folder}); promote again.")
     return folder / DATA
@@ -165,8 +169,8 @@ def _alias(model_name: str, alias: str) -> str | None:
         raise _silent(error) from error
 
 
-def _silent(error: Any) -> GatehouseError:
-    return GatehouseError(f"MLflow does not answer ({error.message}); check MLFLOW_TRACKING_URI.")
+def _silent(error: Any) -> RegistryAwayError:
+    return RegistryAwayError(f"MLflow does not answer ({error.message}); check MLFLOW_TRACKING_URI.")
 
 
 def _client() -> Any:

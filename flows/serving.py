@@ -6,14 +6,14 @@ what the evidence proves, checked with the operator's own public key.
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
 import os
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,37 +22,36 @@ from rich.console import Console
 
 from tasks.errors import GatehouseError
 from tasks.params import Params, load_params
+from tasks.serving.keys import add_key, read_keys, remove_keys
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from flows.champion import ProvenChampion
+    from tasks.serving.budgets import Budgets
+    from tasks.serving.keys import KeyRing
     from tasks.serving.log import RequestLog
+    from tasks.serving.service import Deployment
 
 BACKLOG = 128
 ACCOUNT_KEY = Path(".gatehouse/keys/accounts.key")  # of the pseudonyms in the log
-MAX_CONNECTIONS = 64  # together with serving.max_request_bytes this bounds what bodies take in memory
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Bind, verify, load, serve; anything the operator can mend is one sentence and exit code 1."""
     console = Console(width=160 if not sys.stdout.isatty() else None)
 
     def say(text: str, style: str = "") -> None:
         console.print(f"serving: {text}", style=style, highlight=False, soft_wrap=True, markup=False)
 
+    if arguments:
+        return manage_keys(arguments)
     # uvicorn answers what is under way and then raises the signal again, which would end us with the log unwritten.
     signal.signal(signal.SIGTERM, _stop)
     try:
         params = load_params()
         # The port first: finding it taken should not take as long as loading a model.
         with listen(params.serving.host, params.serving.port) as listener:
-            if not is_loopback(listener):
-                say(
-                    f"{params.serving.host} can be reached from other machines, without authentication or encryption; "
-                    "put a proxy that has both in front, or set serving.host to 127.0.0.1.",
-                    "bold yellow",
-                )
+            _require_keys_off_loopback(params.serving.host, listener, say)
             serve(params, listener, say)
     except GatehouseError as error:
         say(str(error), "bold red")
@@ -60,6 +59,45 @@ def main() -> int:
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def manage_keys(arguments: Sequence[str]) -> int:
+    """`key ACCOUNT` prints a new API key once; `key --remove ACCOUNT` and `key --list` say what they did."""
+    parser = argparse.ArgumentParser(prog="python -m flows.serving")
+    command = parser.add_subparsers(required=True).add_parser("key", help="API keys of the service")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("account", nargs="?", help="print a new key of this account; it is shown once")
+    what.add_argument("--remove", metavar="ACCOUNT", help="forget all keys of this account")
+    what.add_argument("--list", action="store_true", help="accounts that have keys, and since when")
+    given = parser.parse_args(arguments)
+    try:
+        if given.list:
+            for key in read_keys():
+                print(f"{key.account}  {key.created_at}  {key.sha256[:12]}")
+        elif given.remove:
+            print(f"{remove_keys(given.remove)} key(s) of {given.remove} removed; a running service knows at once.")
+        else:
+            print(add_key(given.account))
+    except GatehouseError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _require_keys_off_loopback(host: str, listener: socket.socket, say: Callable[[str, str], None]) -> None:
+    """Whoever can reach the service must have a key: without any key there it does not start."""
+    if is_loopback(listener):
+        return
+    if not read_keys():
+        raise GatehouseError(
+            f"serving.host {host} can be reached from other machines, and nobody has an API key; make one with "
+            "`.venv/bin/python -m flows.serving key ACCOUNT`, or set serving.host to 127.0.0.1."
+        )
+    say(
+        f"{host} can be reached from other machines. API keys are required, but nothing is encrypted: keys and images "
+        "can be read on the way; put a proxy with TLS in front.",
+        "bold yellow",
+    )
 
 
 def _stop(*_: object) -> None:
@@ -91,17 +129,23 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 def serve(params: Params, listener: socket.socket, say: Callable[[str], None]) -> None:
-    """Load the proven champion and answer on `listener` until SIGTERM or SIGINT."""
+    """Load the proven champion and answer on `listener` until SIGTERM or SIGINT; look for a new one meanwhile."""
     import torch
     import uvicorn
 
     from flows.champion import load_champion
+    from flows.deployment import make_service, spent_before, watching
+    from tasks.serving.connections import ImpatientProtocol
+    from tasks.serving.keys import KeyRing
+    from tasks.serving.service import Deployment
 
     torch.set_num_threads(params.run.threads)
     champion = load_champion(params.promotion)
     log = open_log(params)
     try:
-        app = application(params, champion, log)
+        deployment = Deployment(make_service(params, champion, log))
+        keys = KeyRing(required=params.serving.require_keys or not is_loopback(listener))
+        app = application(deployment, keys, spent_before(params))
         host, port = listener.getsockname()[:2]
         say(
             f"{params.promotion.model_name} version {champion.version} ({champion.proven.sha256[:12]}), evidence "
@@ -111,15 +155,17 @@ def serve(params: Params, listener: socket.socket, say: Callable[[str], None]) -
         )
         config = uvicorn.Config(
             app,
-            log_level="warning",
+            http=ImpatientProtocol,
+            ws="none",
+            log_level="error",
             access_log=False,
             proxy_headers=False,  # an address in a header is what the client says, not where it is
             server_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
             timeout_graceful_shutdown=10,
             backlog=BACKLOG,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        with watching(params, deployment, champion, say):
+            uvicorn.Server(config).run(sockets=[listener])
     finally:
         log.close()
 
@@ -148,33 +194,12 @@ def secret(path: Path) -> bytes:
     return key
 
 
-def application(params: Params, champion: ProvenChampion, log: RequestLog) -> FastAPI:
-    """The service, with the limits of params.yaml, and with images prepared as the champion's own data were."""
-    from tasks.data.decode import image_from_bytes
+def application(deployment: Deployment, keys: KeyRing, budgets: Budgets | None = None) -> FastAPI:
     from tasks.serving.app import create_app
-    from tasks.serving.champion import Champion
-    from tasks.serving.service import Limits, Service
 
-    proven, spec = champion.proven, champion.proven.record.spec
-    how = champion.preparation()
-    prepare = partial(
-        image_from_bytes,
-        side=spec.image_size,
-        channels=spec.channels,
-        remedy=how.remedy,
-        border_fraction=how.border_fraction,
-        corner_fraction=how.corner_fraction,
-    )
-    service = Service(
-        Champion(
-            champion.model, spec, params.promotion.model_name, champion.version, proven.sha256, proven.policy.output
-        ),
-        prepare,
-        Limits(params.serving.max_request_bytes, params.serving.max_images),
-        log,
-    )
-    return create_app(service, versions={"gatehouse": version("gatehouse"), "mlflow": version("mlflow")})
+    versions = {"gatehouse": version("gatehouse"), "mlflow": version("mlflow")}
+    return create_app(deployment, versions=versions, keys=keys, budgets=budgets)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -242,9 +242,29 @@ class Promotion(Section):
     accuracy_margin: float = Field(ge=0, le=1)  # how much worse than the champion is still "no worse"
 
 
+ServingGuard = Literal["backdoor", "distribution", "disagreement"]  # what they refuse: tasks/serving/guards
+Limit = Annotated[int, Field(ge=0)] | Literal["policy"]
+
+
+class FalseRefusals(Section):
+    """Share of clean images that each guard may refuse; its threshold is set at promotion."""
+
+    backdoor: float = Field(gt=0, lt=0.5)
+    distribution: float = Field(gt=0, lt=0.5)
+    disagreement: float = Field(gt=0, lt=0.5)
+
+
 class Serving(Section):
     host: str
     port: int = Field(ge=1, le=65535)
+    require_keys: bool  # off loopback they are required whatever stands here
+    rate_per_minute: Limit  # images; `policy`: as the signed policy says, 0: no limit
+    images_per_day: Limit
+    rate_per_minute_all: Limit  # of all accounts together
+    images_per_day_all: Limit
+    guards: tuple[ServingGuard, ...] | Literal["policy"]  # takes effect at the next promotion, as false_refusals do
+    false_refusals: FalseRefusals
+    poll_seconds: float = Field(gt=0)  # how often the champion is looked for and verified anew
     max_request_bytes: int = Field(ge=1024)
     max_images: int = Field(ge=1, le=4096)  # in one request
     log: str  # a path of a SQLite file, or a URL of PostgreSQL without a password

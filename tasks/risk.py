@@ -69,6 +69,23 @@ class GateRule(Frozen):
     why: str
 
 
+class GuardRule(Frozen):
+    """Whether a guard of the service may refuse an input (see tasks/serving/guards), and why."""
+
+    guard: str
+    on: bool
+    why: str
+
+
+class Budget(Frozen):
+    """How many images the service answers for one account, and for all accounts together; 0 is no limit."""
+
+    rate_per_minute: int = 0
+    images_per_day: int = 0
+    rate_per_minute_all: int = 0
+    images_per_day_all: int = 0
+
+
 class Policy(Frozen):
     candidate: Candidate
     candidate_why: str
@@ -77,10 +94,16 @@ class Policy(Frozen):
     threshold_why: dict[str, str]
     output: Literal["scores", "rounded", "labels"]
     output_why: str
+    guards: tuple[GuardRule, ...]
+    budget: Budget
+    budget_why: str
     sha256: str = ""
 
     def threshold(self, gate: str, check: str) -> float:
         return self.thresholds[f"{gate}.{check}"]
+
+    def guarded(self) -> tuple[str, ...]:
+        return tuple(rule.guard for rule in self.guards if rule.on)
 
     def required(self) -> tuple[str, ...]:
         return tuple(rule.gate for rule in self.gates if rule.required)
@@ -98,14 +121,19 @@ def decide(risk: Risk) -> Policy:
     why = {name: _why(name, risk) for name in thresholds}
     candidate, candidate_why = _candidate(risk)
     output, output_why = _output(risk)
+    gates = tuple(GateRule(gate=g, required=r, why=w) for g, r, w in _gates(risk))
+    budget, budget_why = _budget(risk)
     policy = Policy(
         candidate=candidate,
         candidate_why=candidate_why,
-        gates=tuple(GateRule(gate=g, required=r, why=w) for g, r, w in _gates(risk)),
+        gates=gates,
         thresholds=thresholds,
         threshold_why=why,
         output=output,
         output_why=output_why,
+        guards=tuple(GuardRule(guard=g, on=o, why=w) for g, o, w in _guards(risk, gates)),
+        budget=budget,
+        budget_why=budget_why,
     )
     return policy.model_copy(update={"sha256": fingerprint(policy)})
 
@@ -159,6 +187,40 @@ def _output(risk: Risk) -> tuple[Literal["scores", "rounded", "labels"], str]:
     if risk.c2_cheap_queries or risk.c3_frequent_queries:
         return "rounded", "C.2 or C.3: queries are cheap or frequent, so scores are rounded to two digits"
     return "scores", "C.2, C.3: queries are neither cheap nor frequent"
+
+
+def _guards(risk: Risk, gates: tuple[GateRule, ...]) -> list[tuple[str, bool, str]]:
+    """One row a guard of the service: its name, whether it may refuse, and the reason."""
+    required = {rule.gate for rule in gates if rule.required}
+    harm = "low" not in (risk.a1_impact_normal, risk.a2_impact_adversarial)
+    return [
+        ("backdoor", "backdoor" in required, "B.3, 4.3.3: what the gate must look for, the service looks for as well"),
+        ("distribution", harm, "A.1, A.2: where a wrong answer hurts, an input of another kind gets none"),
+        (
+            "disagreement",
+            "adversarial" in required and risk.c1_input == "digital",
+            "C.1, 3.2: small changes of pixels reach the model only where input is digital",
+        ),
+    ]
+
+
+def _budget(risk: Risk) -> tuple[Budget, str]:
+    """Images that honest use needs at most; what goes beyond is what extraction and search by asking live on."""
+    if risk.c2_cheap_queries and risk.c3_frequent_queries:
+        return _budget_of(6_000, 200_000), "C.2, C.3: queries are cheap and frequent: the budget only bounds the load"
+    if risk.c2_cheap_queries or risk.c3_frequent_queries:
+        return _budget_of(1_200, 20_000), "C.2 or C.3: queries are cheap or frequent, but not both"
+    return _budget_of(240, 2_000), "C.2, C.3: queries are neither cheap nor frequent, and the budget keeps them so"
+
+
+def _budget_of(rate_per_minute: int, images_per_day: int, accounts: int = 10) -> Budget:
+    """All accounts together may have what `accounts` of them have alone."""
+    return Budget(
+        rate_per_minute=rate_per_minute,
+        images_per_day=images_per_day,
+        rate_per_minute_all=accounts * rate_per_minute,
+        images_per_day_all=accounts * images_per_day,
+    )
 
 
 def fingerprint(policy: Policy) -> str:

@@ -75,3 +75,16 @@ def paired_difference(a: np.ndarray, b: np.ndarray, confidence: float = 0.95) ->
     half = float(stats.norm.ppf((1 + confidence) / 2)) * float(d.std(ddof=1)) / np.sqrt(n)
     mean = float(d[:-2].mean()) if n > 2 else 0.0
     return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def threshold_of(clean: np.ndarray, false_refusals: float, confidence: float = 0.95) -> float:
+    """The score above which, with this confidence, no more than the wanted share of future clean inputs lies.
+
+    A one-sided tolerance limit that knows nothing of the distribution (Wilks 1941): with k of n clean scores above it,
+    k the largest for which a binomial(n, false_refusals) is at most k with probability 1 − confidence. Fewer than
+    log(1 − confidence) / log(1 − false_refusals) scores cannot give it; it is then the largest of them.
+    """
+    above = int(stats.binom.ppf(1 - confidence, len(clean), false_refusals))
+    if stats.binom.cdf(above, len(clean), false_refusals) > 1 - confidence:
+        above -= 1
+    return float(np.sort(clean)[::-1][max(above, 0)])

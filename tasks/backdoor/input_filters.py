@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from tasks.backdoor.defences.deviation import deviation, fit_clean
 from tasks.backdoor.defences.occlusion import occlusion_scores
@@ -17,7 +16,7 @@ from tasks.backdoor.net import spread
 from tasks.backdoor.triggers import Trigger, pixels
 from tasks.models.architectures import Classifier
 from tasks.models.inference import logits
-from tasks.stats import clopper_pearson
+from tasks.stats import clopper_pearson, threshold_of
 
 Labelled = tuple[np.ndarray, np.ndarray]
 Scores = Callable[[np.ndarray], np.ndarray]  # uint8 images (n, channels, side, side) -> suspicion (n,)
@@ -27,7 +26,6 @@ CALIBRATE = 200  # images that the amplification is calibrated on
 COVERS = 2  # side of a cover in units of the largest patch that the policy reckons with
 CHEAPEST = ("deviation", "scaling", "strip", "occlusion")  # passes of the network an input: 1, 5, 32, over 100
 RATES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # where ROC curves are noted
-CONFIDENCE = 0.95  # that the threshold keeps false refusals on new clean inputs within the wanted share
 TIE = 0.01  # of AUROC, within which the cheaper filter is chosen
 
 
@@ -162,19 +160,6 @@ def roc_points(clean: np.ndarray, triggered: np.ndarray) -> list[list[float]]:
     thresholds = [np.quantile(clean, 1 - rate, method="higher") for rate in RATES]
     points = [[float((clean > t).mean()), float((triggered > t).mean())] for t in thresholds]
     return [[round(a, 6), round(b, 6)] for a, b in [*points, [1.0, 1.0]]]
-
-
-def threshold_of(clean: np.ndarray, false_refusals: float, confidence: float = CONFIDENCE) -> float:
-    """The score above which, with this confidence, no more than the wanted share of future clean inputs lies.
-
-    A one-sided tolerance limit that knows nothing of the distribution (Wilks 1941): with k of n clean scores above it,
-    k the largest for which a binomial(n, false_refusals) is at most k with probability 1 − confidence. Fewer than
-    log(1 − confidence) / log(1 − false_refusals) scores cannot give it; it is then the largest of them.
-    """
-    above = int(stats.binom.ppf(1 - confidence, len(clean), false_refusals))
-    if stats.binom.cdf(above, len(clean), false_refusals) > 1 - confidence:
-        above -= 1
-    return float(np.sort(clean)[::-1][max(above, 0)])
 
 
 def share_refused(scores: np.ndarray, threshold: float) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from tasks.models.architectures import Classifier, ModelSpec
-from tasks.models.inference import probabilities
+from tasks.serving.guards.pipeline import Guard, refusals, see
 
 Output = Literal["scores", "rounded", "labels"]
+# All that a client learns of a refused image: the same whichever guard refused it, and no score to search by.
+REFUSED: dict[str, Any] = {"label": None, "refused": True}
 
 
 @dataclass(frozen=True)
@@ -24,23 +25,29 @@ class Champion:
     version: str
     sha256: str
     output: Output
+    guards: tuple[Guard, ...] = ()
 
 
 @dataclass(frozen=True)
 class Answer:
-    label: str
+    label: str  # what the model says, also where it is refused: the log keeps it
     score: float  # softmax of the label, rounded to two digits: what the log keeps
     revealed: dict[str, Any]  # what the client gets
+    refused_by: tuple[str, ...] = ()  # names of guards: for the log, never for the client
 
 
 def answer(champion: Champion, images: np.ndarray) -> list[Answer]:
-    """Score float images (n, channels, side, side) in [0, 1] and reveal what the policy allows."""
-    scores = probabilities(champion.model, torch.from_numpy(images)).numpy().astype(float)
-    best = scores.argmax(1)
+    """Score float images (n, channels, side, side) in [0, 1] and reveal what policy and guards allow."""
+    seen = see(champion.model, images)
     classes = champion.spec.classes
     return [
-        Answer(classes[i], round(row[i], 2), reveal(classes, row, champion.output))
-        for i, row in zip(best, scores, strict=True)
+        Answer(
+            classes[int(row.argmax())],
+            round(float(row.max()), 2),
+            dict(REFUSED) if by else reveal(classes, row, champion.output),
+            by,
+        )
+        for row, by in zip(seen.scores, refusals(champion.guards, seen), strict=True)
     ]
 
 

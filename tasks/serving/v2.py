@@ -1,8 +1,8 @@
 """The Open Inference Protocol (KServe's V2, REST): from a request to images, and from answers to its tensors.
 
 One input: `images`, FP32 or FP64 of shape (n, channels, side, side) in [0, 1], flat or nested; or `image`, BYTES of
-shape (n,), base64 of PNG or JPEG files. Outputs: `label`, BYTES (n,), and `scores`, FP32 (n, classes), where the policy
-reveals them.
+shape (n,), base64 of PNG or JPEG files. Outputs: `label`, BYTES (n,); `refused`, BOOL (n,); and `scores`, FP32 (n,
+classes), where the policy reveals them. A tensor holds no null: a refused image has the label "" and scores of zero.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class Asked:
 def outputs_of(champion: Champion) -> list[dict[str, Any]]:
     """Names, types and shapes of what is answered; -1 is the number of images."""
     label = {"name": "label", "datatype": "BYTES", "shape": [-1]}
+    refused = {"name": "refused", "datatype": "BOOL", "shape": [-1]}
     scores = {"name": "scores", "datatype": "FP32", "shape": [-1, len(champion.spec.classes)]}
-    return [label] if champion.output == "labels" else [label, scores]
+    return [label, refused] if champion.output == "labels" else [label, scores, refused]
 
 
 def metadata(champion: Champion, shape: Shape) -> dict[str, Any]:
@@ -74,9 +75,12 @@ def parse(body: bytes, shape: Shape, champion: Champion, decode: Decode) -> tupl
 
 def respond(champion: Champion, answers: list[Answer], asked: Asked) -> dict[str, Any]:
     """The answer as tensors, in the order of the images."""
-    tensors = {"label": [a.label for a in answers]}
-    revealed = [a.revealed.get("scores", {}) for a in answers]
-    tensors["scores"] = [row[c] for row in revealed for c in champion.spec.classes if c in row]
+    scores = [a.revealed.get("scores", {}) for a in answers]
+    tensors = {
+        "label": [a.revealed["label"] or "" for a in answers],
+        "refused": [bool(a.refused_by) for a in answers],
+        "scores": [row.get(c, 0.0) for row in scores for c in champion.spec.classes],
+    }
     outputs = [
         {**o, "shape": [len(answers), *o["shape"][1:]], "data": tensors[o["name"]]}
         for o in outputs_of(champion)
@@ -84,36 +88,6 @@ def respond(champion: Champion, answers: list[Answer], asked: Asked) -> dict[str
     ]
     own = {} if asked.id is None else {"id": asked.id}
     return {"model_name": champion.name, "model_version": champion.version, **own, "outputs": outputs}
-
-
-def document(shape: Shape) -> dict[str, Any]:
-    """The request body in the OpenAPI document."""
-    numbers = {"type": "array", "minItems": 1, "description": "numbers in [0, 1], flat or nested as shape says"}
-    files = {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}}
-    sizes = [{"type": "integer", "minimum": 1, "maximum": shape.max_images}]
-    sizes += [{"type": "integer", "const": n} for n in (shape.channels, shape.side, shape.side)]
-    tensor = {
-        "name": {"const": TENSOR},
-        "datatype": {"enum": list(NUMBERS)},
-        "shape": {"type": "array", "prefixItems": sizes, "minItems": 4, "maxItems": 4},
-        "data": numbers,
-    }
-    table = {
-        "name": {"const": FILES},
-        "datatype": {"const": "BYTES"},
-        "shape": {"type": "array", "prefixItems": sizes[:1], "minItems": 1, "maxItems": 1},
-        "data": files,
-    }
-    inputs = [{"type": "object", "properties": p, "required": list(p)} for p in (tensor, table)]
-    schema = {
-        "type": "object",
-        "properties": {
-            "id": {"type": "string", "maxLength": LONGEST_ID},
-            "inputs": {"type": "array", "items": {"oneOf": inputs}, "minItems": 1, "maxItems": 1},
-        },
-        "required": ["inputs"],
-    }
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def _id(value: Any) -> str | None:

@@ -18,11 +18,12 @@ from promotion_case import Case, make_case, risk
 
 from flows import registry, rulings
 from flows.server import free_port
-from tasks.files import sha256_file
+from tasks.files import sha256_file, write_json
 from tasks.models.checkpoints import load_model
 from tasks.models.inference import as_float, probabilities
 from tasks.params import load_params
 from tasks.promotion.evidence import ENVELOPE, attest
+from tasks.serving.guards.calibration import calibrate
 from tasks.serving.sketch import sketches
 from tasks.serving.statistics import STATISTICS, image_statistics
 
@@ -30,6 +31,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 __all__ = ["Case", "make_case", "risk"]  # for tests beside this file, which may lack the path set above
 NAME = "gatehouse-student"
 SIDE = 16
+SHARES = {"backdoor": 0.05, "distribution": 0.01, "disagreement": 0.01}  # of clean images that guards may refuse
 
 
 @contextmanager
@@ -91,6 +93,8 @@ def attest_case(case: Case, decided_at: datetime | None = None) -> None:
     columns = dict(zip(STATISTICS, figures.T, strict=True))
     label = np.asarray(record.spec.classes)[scores.argmax(1)]
     np.savez(reference, allow_pickle=False, **columns, score=scores.max(1), label=label, sketch=sketches(pixels))
+    guards = case.root / "guards.json"
+    write_json(guards, calibrate(model, kept, on=case.policy.guarded(), false_refusals=SHARES, seed=1))
     attest(
         case.evidence,
         model_folder=case.model,
@@ -98,7 +102,7 @@ def attest_case(case: Case, decided_at: datetime | None = None) -> None:
         policy_path=case.root / "reports" / "policy.json",
         decision=case.decide(),
         key=case.key,
-        extra={"params.yaml": case.root / "params.yaml", "reference.npz": reference},
+        extra={"params.yaml": case.root / "params.yaml", "reference.npz": reference, "guards.json": guards},
         code={},
         tools={},
         decided_at=decided_at,

@@ -22,6 +22,7 @@ from PIL import Image
 from proven_project import NAME, SIDE, images, inside, make_project
 
 from flows import registry, serving
+from flows.deployment import make_service
 from tasks.errors import GatehouseError
 from tasks.models.checkpoints import load_model
 from tasks.models.inference import probabilities
@@ -174,14 +175,21 @@ def test_what_the_operator_can_mend_is_one_sentence(project, section, values, se
     assert len(output.splitlines()) == 1
 
 
-def test_a_host_that_others_reach_is_announced(project):
+def test_a_host_that_others_reach_needs_keys(project):
     kept = changed_params(project.root, "serving", host="0.0.0.0", log="params.yaml")  # the log stops it after that
     try:
         code, output = start(project)
+        assert (code, len(output.splitlines())) == (1, 1)
+        assert "nobody has an API key; make one with" in output
+        with inside(project.root):
+            assert serving.main(["key", "radiology"]) == 0
+            code, output = start(project)
+            assert serving.main(["key", "--remove", "radiology"]) == 0
     finally:
         (project.root / "params.yaml").write_bytes(kept)
     assert code == 1
-    assert "can be reached from other machines" in output.splitlines()[0]
+    assert "API keys are required, but nothing is encrypted" in output.splitlines()[0]
+    assert "cannot be used" in output.splitlines()[1]
 
 
 def test_a_taken_port_is_told_before_anything_is_loaded(project):
@@ -204,10 +212,10 @@ def test_images_are_prepared_as_the_signed_parameters_say(project):
 
             champion = load_champion(params.promotion)
             log = serving.open_log(params)
-            app = serving.application(params, champion, log)
+            service = make_service(params, champion, log)
             log.close()
         image = images(1, seed=2)
-        prepared = app.state.service.prepare(base64.b64decode(png(image[0])))
+        prepared = service.prepare(base64.b64decode(png(image[0])))
         assert prepared.shape == (1, SIDE, SIDE)
         np.testing.assert_array_equal(prepared, image[0])
     finally:

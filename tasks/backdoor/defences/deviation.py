@@ -26,15 +26,27 @@ class Clean:
 
 
 def fit_clean(model: Classifier, images: np.ndarray) -> Clean:
-    """From uint8 clean images; the covariance is shrunk (Ledoit and Wolf 2004), so that few images are enough."""
-    if len(images) < 2:
-        raise GatehouseError(f"The feature filter needs at least 2 clean images but got {len(images)}; give it more.")
-    known = features(model, images).double().numpy()
-    fitted = LedoitWolf().fit(known)
-    return Clean(known.mean(0), fitted.precision_)
+    """From uint8 clean images; raises GatehouseError below two of them."""
+    return fit_features(features(model, images).double().numpy())
+
+
+def fit_features(known: np.ndarray) -> Clean:
+    """From clean images' features (n, width); the covariance is shrunk (Ledoit and Wolf 2004), so that few are enough.
+
+    Raises:
+        GatehouseError: there are fewer than two.
+    """
+    if len(known) < 2:
+        raise GatehouseError(f"The feature filter needs at least 2 clean images but got {len(known)}; give it more.")
+    return Clean(known.mean(0), LedoitWolf().fit(known).precision_)
 
 
 def deviation(model: Classifier, images: np.ndarray, clean: Clean) -> np.ndarray:
     """Squared Mahalanobis distance of each image's features from the clean ones, shape (n,); high is suspicious."""
-    away = features(model, images).double().numpy() - clean.mean
-    return np.einsum("ni,ij,nj->n", away, clean.precision, away)
+    return distances(features(model, images).double().numpy(), clean)
+
+
+def distances(found: np.ndarray, clean: Clean) -> np.ndarray:
+    """The same of features (n, width)."""
+    away = found - clean.mean
+    return np.asarray(((away @ clean.precision) * away).sum(1))

@@ -19,12 +19,12 @@ from tasks.backdoor.input_filters import (
     share_refused,
     split_clean,
     tell_apart,
-    threshold_of,
 )
 from tasks.backdoor.triggers import square
 from tasks.errors import GatehouseError
 from tasks.models.checkpoints import digest
 from tasks.models.inference import features, logits
+from tasks.stats import threshold_of
 
 SETTINGS = Settings(alpha=0.3, blends=4, patch_fraction=0.1, seed=0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.files import write_json
 from tasks.gate import Check, Drill, GateResult, Subject
-from tasks.models.architectures import ModelSpec, build
+from tasks.models.architectures import Classifier, ModelSpec, build
 from tasks.models.checkpoints import ModelRecord, save_model
 from tasks.params import Risk
 from tasks.promotion.decision import ONLY_FOR, Comparison, Decision, decide, result_candidate
@@ -127,13 +127,15 @@ class Case:
         )
 
 
-def make_case(root: Path, *, seed: int = 0, **answers: object) -> Case:
+def make_case(
+    root: Path, *, seed: int = 0, model: tuple[Classifier, ModelSpec] | None = None, **answers: object
+) -> Case:
     policy = policy_for(risk(**answers))
     write_json(root / "reports" / "policy.json", policy.model_dump(mode="json"))
-    spec = ModelSpec(architecture="simple_cnn", classes=CLASSES, image_size=16)
+    spec = model[1] if model else ModelSpec(architecture="simple_cnn", classes=CLASSES, image_size=16)
     folder = root / "models" / policy.candidate
     parents = {"teacher": TEACHER, "student_task": STUDENT_TASK}
-    record = save_model(folder, build(spec, seed=seed), spec, parents=parents)
+    record = save_model(folder, model[0] if model else build(spec, seed=seed), spec, parents=parents)
     case = Case(root, policy, record, signing_key(root / "keys" / "promotion.key"))
     for rule in policy.gates:
         subject = {"data": STUDENT_TASK, "provenance": TEACHER}.get(rule.gate, record.sha256)

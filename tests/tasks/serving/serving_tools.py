@@ -12,10 +12,12 @@ from PIL import Image
 
 from tasks.data.decode import image_from_bytes
 from tasks.models.architectures import ModelSpec, build
+from tasks.risk import Budget
 from tasks.serving.app import create_app
 from tasks.serving.champion import Champion
+from tasks.serving.keys import KeyRing
 from tasks.serving.log import RequestLog
-from tasks.serving.service import Limits, Service
+from tasks.serving.service import Deployment, Limits, Service
 
 SIDE = 16
 CLASSES = ("covid", "normal", "pneumonia")
@@ -25,16 +27,20 @@ def prepare(content: bytes) -> np.ndarray:
     return image_from_bytes(content, side=SIDE, channels=1, remedy="none", border_fraction=0.05, corner_fraction=0.1)
 
 
-def make_champion(output: str = "scores") -> Champion:
+def make_champion(output: str = "scores", *, version: str = "7", seed: int = 3, guards=()) -> Champion:
     spec = ModelSpec(architecture="simple_cnn", classes=CLASSES, image_size=SIDE)
-    return Champion(build(spec, seed=3), spec, "tiny", "7", "ab" * 32, output)
+    return Champion(build(spec, seed=seed), spec, "tiny", version, "ab" * 32, output, guards)
 
 
-def make_client(folder: Path, output: str = "scores", **limits) -> TestClient:
+def make_client(
+    folder: Path, output: str = "scores", *, guards=(), required=False, budget: Budget | None = None, **limits
+) -> TestClient:
+    """A client of a service of its own; its parts are `client.app.state.deployment`, and keys lie in `folder`."""
     log = RequestLog(folder / "requests.db", max_rows=10_000, max_days=30)
     limits = {"max_request_bytes": 200_000, "max_images": 4, **limits}
-    service = Service(make_champion(output), prepare, Limits(**limits), log)
-    return TestClient(create_app(service, versions={"gatehouse": "0"}))
+    service = Service(make_champion(output, guards=guards), prepare, Limits(**limits), log, budget or Budget())
+    ring = KeyRing(folder / "api_keys.json", required=required)
+    return TestClient(create_app(Deployment(service), versions={"gatehouse": "0"}, keys=ring))
 
 
 def picture(mode: str = "L", size: tuple[int, int] = (40, 30), kind: str = "PNG", seed: int = 0) -> bytes:

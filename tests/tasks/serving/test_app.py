@@ -211,7 +211,7 @@ def test_a_body_that_does_not_come_is_given_up(tmp_path, event, status):
     app = make_client(tmp_path, body_seconds=0.05).app
     asyncio.run(app({**scope, "query_string": b"", "http_version": "1.1", "client": ("10.0.0.9", 1)}, receive, send))
     assert sent[0]["status"] == status
-    app.state.service.log.close()
+    app.state.deployment.log.close()
     [row] = read_history(tmp_path / "requests.db", since=0).requests.to_dict("records")
     assert (row["account"], row["status"], row["error"]) == ("10.0.0.9", status, "BAD_REQUEST")
 
@@ -261,7 +261,7 @@ def test_what_is_logged(tmp_path):
         client.post("/invocations", json={"inputs": x.tolist()})
         client.post("/invocations", json={"inputs": x[:1].tolist()})
         client.post("/invocations", content=b"{", headers=JSON)
-        client.app.state.service.log.close()
+        client.app.state.deployment.log.close()
     history = read_history(tmp_path / "requests.db", since=0)
     assert history.requests["status"].tolist() == [200, 200, 400]
     assert history.requests["error"].tolist() == ["", "", "BAD_REQUEST"]
@@ -277,7 +277,7 @@ def test_what_is_logged(tmp_path):
 
 def test_a_fault_of_ours_tells_nothing_of_the_inside(tmp_path):
     with make_client(tmp_path) as client:
-        client.app.state.service.log.put = None  # type: ignore[method-assign]
+        client.app.state.deployment.log.put = None  # type: ignore[method-assign]
         client._transport.raise_server_exceptions = False
         response = client.post("/invocations", json={"inputs": tensors(1).tolist()})
     assert response.status_code == 500

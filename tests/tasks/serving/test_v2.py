@@ -32,7 +32,8 @@ def scores_of(body: dict) -> np.ndarray:
 
 def test_the_model_says_what_it_is(client):
     assert client.get("/v2").json()["name"] == "gatehouse"
-    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready", "/v2/models/tiny/versions/7/ready"):
+    assert client.get("/v2/health/live").json() == {"live": True}
+    for path in ("/v2/health/ready", "/v2/models/tiny/ready", "/v2/models/tiny/versions/7/ready"):
         assert client.get(path).json()["ready"]
     model = client.get("/v2/models/tiny").json()
     assert model["inputs"] == [{"name": "images", "datatype": "FP32", "shape": [-1, 1, SIDE, SIDE]}]
@@ -64,9 +65,9 @@ def test_files_are_answered_too_and_outputs_may_be_chosen(client, tmp_path):
     assert scores_of(body)[0].tolist() == [theirs["scores"][c] for c in CLASSES]
     with make_client(tmp_path, "labels") as hidden:
         body = hidden.post(URL, json={"inputs": [files]}).json()
-        assert [o["name"] for o in body["outputs"]] == ["label"]
+        assert [o["name"] for o in body["outputs"]] == ["label", "refused"]
         refused = hidden.post(URL, json={"inputs": [files], "outputs": [{"name": "scores"}]}).json()
-        assert "one of label." in refused["error"]
+        assert "one of label, refused." in refused["error"]
 
 
 @pytest.mark.parametrize(
