@@ -15,7 +15,7 @@ from tasks.models.checkpoints import RECORD, ModelRecord, read_record
 from tasks.monitoring.assets import Described, Register, Status, register
 from tasks.params import Promotion
 from tasks.promotion.evidence import EVIDENCE_FOLDER, Statement, signed_statement
-from tasks.promotion.ledger import LEDGER, read
+from tasks.promotion.ledger import LEDGER, REIGNS, read
 from tasks.promotion.trust import Trust, load_trust
 
 ASSETS = Path("reports/assets.json")
@@ -51,7 +51,7 @@ def _statuses(versions: list[str], promotion: Promotion, trust: Trust) -> dict[s
         version = str(entry.get("version"))
         if entry["decision"] == "withdrawn" and version in statuses:
             statuses[version] = "withdrawn"
-        elif entry["decision"] in ("promoted", "rolled_back"):
+        elif entry["decision"] in REIGNS:
             statuses.update({v: "former champion" for v, s in statuses.items() if s == "champion"})
             statuses.update({version: "champion"} if version in statuses else {})
     return statuses

@@ -18,7 +18,7 @@ from tasks.files import sha256_bytes
 from tasks.models.architectures import Classifier
 from tasks.params import Promotion, load_params
 from tasks.promotion.evidence import EVIDENCE_FOLDER, Proven, load_proven
-from tasks.promotion.ledger import LEDGER, read, ruling
+from tasks.promotion.ledger import LEDGER, REIGNS, Entry, read, ruling
 from tasks.promotion.strictness import weaker
 from tasks.promotion.trust import load_trust
 from tasks.risk import decide
@@ -99,11 +99,12 @@ def ruled_champion(promotion: Promotion) -> ProvenChampion:
     For who serves already: an alias that somebody moves then changes nothing.
     """
     chosen = in_force(promotion)
-    if chosen is None or chosen["decision"] != "promoted":
+    if chosen is None or chosen["decision"] not in REIGNS:
         return load_champion(promotion)  # which says why there is none
     folder = version_folder(promotion.model_name, chosen["version"])
     try:
-        return _proven(promotion, folder, chosen["version"])
+        # By this very decision: one that is taken meanwhile is followed at the next look, and is no fault of this one.
+        return _proven(promotion, folder, chosen["version"], chosen)
     except UnprovenError:
         forget(folder)
         raise
@@ -118,14 +119,15 @@ def still_proven(champion: ProvenChampion, promotion: Promotion) -> None:
     trust = load_trust(promotion.signing_key)
     _, proven = load_proven(champion.folder, trust=trust)
     chosen = ruling(read(LEDGER, trust), promotion.model_name)
-    named = None if chosen is None else (chosen["decision"], chosen["version"])
-    if proven.evidence != champion.proven.evidence or named not in (None, ("promoted", champion.version)):
+    reigns = chosen is None or (chosen["decision"] in REIGNS and chosen["version"] == champion.version)
+    if proven.evidence != champion.proven.evidence or not reigns:
         raise UnprovenError(
             f"Version {champion.version} of {promotion.model_name!r} is no longer what was decided.", champion.version
         )
 
 
-def _proven(promotion: Promotion, folder: Path, version: str) -> ProvenChampion:
+def _proven(promotion: Promotion, folder: Path, version: str, chosen: Entry | None = None) -> ProvenChampion:
+    """The version in the folder, if its evidence verifies and `chosen` (default: the newest decision) put it there."""
     name = promotion.model_name
     stands = f"The alias champion of {name!r} stands on version {version}"
     try:
@@ -139,7 +141,7 @@ def _proven(promotion: Promotion, folder: Path, version: str) -> ProvenChampion:
             version,
         )
     try:
-        chosen = in_force(promotion)
+        chosen = chosen or in_force(promotion)
     except GatehouseError as error:
         raise UnprovenError(f"{stands}, and no decision can be believed: {error}", version) from error
     if chosen is None:

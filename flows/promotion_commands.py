@@ -16,13 +16,12 @@ from flows.terminal import mendable, terminal
 from tasks.errors import GatehouseError
 from tasks.params import Promotion, load_params
 from tasks.promotion.evidence import EVIDENCE_FOLDER, Proven, verify
-from tasks.promotion.ledger import LEDGER, Entry, digest_of, read, ruling
+from tasks.promotion.ledger import LEDGER, REIGNS, Entry, digest_of, read, ruling
 from tasks.promotion.strictness import weaker
 from tasks.promotion.trust import load_trust, revoke, rotate
 from tasks.risk import decide
 
 Command = Callable[[argparse.Namespace, Promotion, Console], int]
-REIGNS = ("promoted", "rolled_back")
 
 
 def run(arguments: list[str]) -> int:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tasks.serving.service import Deployment
 
 BACKLOG = 128
+PENDING = Path(".gatehouse/requests.pending")  # what waits for the request log, through a kill of the process
 ACCOUNT_KEY = Path(".gatehouse/keys/accounts.key")  # of the pseudonyms in the log
 
 
@@ -178,7 +179,7 @@ def open_log(params: Params) -> RequestLog:
     s = params.serving
     key = secret(ACCOUNT_KEY) if s.log_accounts == "hash" else b""
     mask = mask_for(s.log_accounts, sketches=s.log_sketches, key=key)
-    return RequestLog(s.log, max_rows=s.log_rows, max_days=s.log_days, mask=mask)
+    return RequestLog(s.log, max_rows=s.log_rows, max_days=s.log_days, journal=PENDING, mask=mask)
 
 
 def secret(path: Path) -> bytes:

@@ -19,7 +19,8 @@ from tasks.promotion.trust import Trust
 
 START = "0" * 64
 LEDGER = Path(".gatehouse/decisions.jsonl")
-RULINGS = ("promoted", "rolled_back", "withdrawn")  # decisions on who is champion; a refusal changes nothing
+REIGNS = ("promoted", "rolled_back")  # decisions that make a version champion
+RULINGS = (*REIGNS, "withdrawn")  # decisions on who is champion; a refusal changes nothing
 CONTINUED = "continued"  # first line of a chain whose beginning was moved aside
 LINE_TYPE = "application/vnd.gatehouse.decision+json"
 MEND = "Restore the file from a copy, or move it aside to begin a new chain, and keep it for whoever investigates."

@@ -12,10 +12,11 @@ import torch
 import yaml
 from proven_project import NAME, enthrone, inside, make_project
 
-from flows import registry
+from flows import registry, rulings
 from flows.champion import load_champion, withdraw
 from flows.deployment import Watch, make_service, spent_before, watching
 from tasks.params import load_params
+from tasks.promotion.evidence import load_proven
 from tasks.risk import Budget
 from tasks.serving.errors import RequestError
 from tasks.serving.log import Entry, ImageEntry, RequestLog
@@ -91,6 +92,44 @@ def test_the_service_follows_what_is_proven(scene: Scene) -> None:
     enthrone(again, case.record.sha256, case.evidence)
     assert scene.looked() == again
     assert "answers from now on" in scene.said[2]
+
+
+def test_a_rollback_is_followed_wherever_the_alias_stands(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = scene.case
+    again = registry.register(NAME, case.model, case.evidence, sha256=case.record.sha256, tags={})
+    enthrone(again, case.record.sha256, case.evidence)
+    assert scene.looked() == again
+    chosen = rulings.in_force(load_params().promotion)
+    assert chosen is not None
+    back = {k: chosen[k] for k in ("sha256", "evidence")} | {"decision": "rolled_back", "version": "1"}
+    rulings.record(load_params().promotion, back)
+    assert scene.looked() == "1"
+
+    def away(_: object) -> None:
+        raise registry.RegistryAwayError("MLflow does not answer.")
+
+    monkeypatch.setattr("flows.deployment.ruled_champion", away)
+    assert scene.looked() == "1"
+    registry.crown(NAME, "1")
+
+
+def test_a_decision_that_is_taken_during_a_look_takes_nothing_out_of_service(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = scene.case
+    again = registry.register(NAME, case.model, case.evidence, sha256=case.record.sha256, tags={})
+    real, decided = load_proven, []
+
+    def slow(*given: object, **more: object) -> object:
+        if not decided:
+            decided.append(again)
+            enthrone(again, case.record.sha256, case.evidence)
+        return real(*given, **more)
+
+    monkeypatch.setattr("flows.champion.load_proven", slow)
+    assert scene.looked() == "1"
+    assert scene.said == []
+    assert scene.looked() == again
 
 
 def test_a_decision_for_what_is_unproven_serves_nothing(scene: Scene, tmp_path: Path) -> None:
