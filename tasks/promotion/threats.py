@@ -60,7 +60,7 @@ THREATS: tuple[Threat, ...] = (
         tested_by=(
             "privacy gate: loss threshold, likelihood ratio offline and online, RMIA, with a few "
             "references; ε of the private student; measured apart: the study's forest and network, each "
-            "kind of answer"
+            "kind of answer, label-only"
         ),
         not_seen="label-only attacks and many references in the gate",
         checks=("privacy",),
@@ -70,8 +70,8 @@ THREATS: tuple[Threat, ...] = (
         owasp="ML05",
         atlas="AML.T0024.002",
         tested_by=(
-            "serving may round or hide scores; requests are counted; copies by budget and kind of answer are measured; "
-            "monitoring sees synthetic queries before a copy agrees on 80 %"
+            "serving may round or hide scores; keys and budgets of images a day; copies by budget and kind of answer "
+            "are measured; monitoring sees synthetic queries before a copy agrees on 80 %"
         ),
         not_seen="copies learnt from other patients' images of the same kind",
     ),
