@@ -14,8 +14,9 @@ from tasks.files import sha256_bytes, write_json
 from tasks.models.checkpoints import RECORD, ModelRecord, read_record
 from tasks.monitoring.assets import Described, Register, Status, register
 from tasks.params import Promotion
-from tasks.promotion.evidence import EVIDENCE_FOLDER, Statement, signed_statement
+from tasks.promotion.evidence import EVIDENCE_FOLDER, signed_statement
 from tasks.promotion.ledger import LEDGER, REIGNS, read
+from tasks.promotion.statement import Statement
 from tasks.promotion.trust import Trust, load_trust
 
 ASSETS = Path("reports/assets.json")

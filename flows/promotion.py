@@ -30,9 +30,10 @@ from tasks.promotion.bom import BOM_FILE, bill_of_materials
 from tasks.promotion.comparison import compare
 from tasks.promotion.decision import Comparison, Decision, decide, result_names
 from tasks.promotion.dossier import write_dossier
-from tasks.promotion.evidence import ENVELOPE, Predicate, Proven, attest, load_proven, verify
+from tasks.promotion.evidence import ENVELOPE, Proven, attest, load_proven, verify
 from tasks.promotion.keys import key_id
 from tasks.promotion.ledger import LEDGER, digest_of, read
+from tasks.promotion.statement import Predicate
 from tasks.promotion.threats import THREATS_FILE, threat_table
 from tasks.promotion.trust import Trust, operator_key
 from tasks.risk import POLICY_FILE, Policy, load_policy

@@ -21,6 +21,7 @@ from tasks.backdoor.study.cells import CLEAN
 from tasks.backdoor.study.plan import Ground
 from tasks.errors import GatehouseError
 from tasks.evasion.defences import Row, table
+from tasks.files import read_json
 from tasks.params import Training, load_params
 from tasks.stats import over_seeds, pooled
 
@@ -43,12 +44,13 @@ def robust(context: Context, options: argparse.Namespace) -> None:
     ground = ground_of(context)
     bench = Bench(context, work, STORE, VERSION, options.workers)
     found: dict[str, list[Done]] = {name: [] for name in [*defences, *KINDS] if name in wanted}
-    seeds = ground.network(ARCHITECTURE).seeds
+    seeds, file = ground.network(ARCHITECTURE).seeds, reports_of(options.profile) / "robust.json"
+    before = read_json(file) if options.only and file.exists() else {}
     for index in range(seeds):
         cells = [_cell(ground, defences[n], index) if n in defences else _refusing(ground, n, index) for n in found]
         for done in bench.run(cells, f"teacher {index + 1} of {seeds}"):
             found[done.cell.defence].append(done)
-        keep(reports_of(options.profile) / "robust.json", _table(found, ground, options), adversarial_page.write_page)
+        keep(file, _table(found, before, ground, options), adversarial_page.write_page)
     bench.close()
 
 
@@ -141,17 +143,26 @@ def _over_images(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return named | pooled(found)
 
 
-def _table(found: Mapping[str, Sequence[Done]], ground: Ground, options: argparse.Namespace) -> dict[str, Any]:
-    only = f" --only {' '.join(options.only)}" if options.only else ""
+def _table(
+    found: Mapping[str, Sequence[Done]], before: Mapping[str, Any], ground: Ground, options: argparse.Namespace
+) -> dict[str, Any]:
+    """What was found, and of `before` the rows of other defences."""
     defences = {d.name: d for d in table(_recipe())}
     rows = [_row(defences[name], done) for name, done in found.items() if name in defences and done]
     for row in rows:
         # Held against the undefended students of the same teachers: a table that is half done compares like with like.
         if base := [d for d in found.get(BASE, ()) if d.cell.teacher.seed in row["seeds"]]:
             row["beside_undefended"] = _beside(row, _row(defences[BASE], base))
+    refusing = [_refusing_row(kind, done) for kind, done in found.items() if kind in KINDS and done]
+    order = [*defences, *KINDS]
+
+    def with_others(name: str, own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        others = [r for r in before.get(name, ()) if r["defence"] not in found]
+        return sorted([*own, *others], key=lambda r: order.index(r["defence"]))
+
     return {
         "title": "Students under defences, attacked by somebody who knows the defence",
-        "command": f"python -m flows.robust --profile {options.profile} --data FOLDER{only}",
+        "command": f"python -m flows.robust --profile {options.profile} --data FOLDER",
         "architecture": ARCHITECTURE,
         "image_size": ground.image_size,
         "train_images": TRAIN_IMAGES,
@@ -160,8 +171,8 @@ def _table(found: Mapping[str, Sequence[Done]], ground: Ground, options: argpars
         "queries": QUERIES,
         "attackers_images": OWN,
         "smoothing_sigma": SIGMA,
-        "rows": rows,
-        "refusing": [_refusing_row(kind, done) for kind, done in found.items() if kind in KINDS and done],
+        "rows": with_others("rows", rows),
+        "refusing": with_others("refusing", refusing),
     }
 
 
@@ -178,7 +189,9 @@ def _beside(row: dict[str, Any], base: dict[str, Any]) -> dict[str, float | None
 
 def main(argv: list[str] | None = None) -> None:
     parser = command_line("robust", __doc__)
-    parser.add_argument("--only", nargs="+", help="these defences alone, by name")
+    parser.add_argument(
+        "--only", nargs="+", help="measure these defences alone, by name; the table keeps its other rows"
+    )
     options = parser.parse_args(argv)
     start("robust", options, lambda context: robust(context, options))
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tasks.gate import Frozen
 from tasks.models.checkpoints import RECORD, ModelRecord
-from tasks.promotion.evidence import Statement
+from tasks.promotion.statement import Statement
 
 Kind = Literal["model", "teacher", "teacher file", "data", "parameters", "policy", "code", "evidence", "parent"]
 Status = Literal["champion", "withdrawn", "former champion", "registered", "unproven"]

@@ -11,18 +11,18 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import ValidationError
 
 from tasks.errors import GatehouseError
 from tasks.files import sha256_bytes, sha256_file, write_json, writing
-from tasks.gate import Frozen, GateResult, Verdict
+from tasks.gate import GateResult
 from tasks.models.architectures import Classifier, build
 from tasks.models.checkpoints import RECORD, WEIGHTS, ModelRecord, load_tensors, read_record
-from tasks.promotion.decision import Comparison, Decision, gate_reasons, result_names
+from tasks.promotion.decision import Decision, gate_reasons, result_names
 from tasks.promotion.envelope import seal, unseal
 from tasks.promotion.keys import PrivateKey, public_pem
+from tasks.promotion.statement import GateEntry, Named, Predicate, Statement
 from tasks.promotion.trust import ROTATE, Trust, TrustedKey
 from tasks.risk import Policy, load_policy
 
@@ -31,49 +31,6 @@ ENVELOPE = "evidence.dsse.json"
 PUBLIC_KEY = "public_key.pem"  # for readers; whoever verifies uses keys of their own
 POLICY = "policy.json"
 GATES = "gates"
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:gatehouse:promotion:v1"
-
-
-class GateEntry(Frozen):
-    """One gate result as the statement binds it."""
-
-    file: str
-    sha256: str
-    gate: str
-    candidate: str
-    verdict: Verdict
-    required: bool
-    subject: str  # sha256 of what the gate judged
-
-
-class Predicate(Frozen):
-    decision: Literal["promoted", "refused"]
-    candidate: str
-    decided_at: AwareDatetime
-    policy: dict[str, str]  # sha256 of the file, digest of the content
-    gates: tuple[GateEntry, ...]
-    comparison: Comparison
-    parents: dict[str, str]  # name → sha256, from model.json
-    code: dict[str, str]  # revision and state of the code, where git knows them
-    tools: dict[str, str]
-    files: dict[str, str]  # further files of the folder: name → sha256
-
-
-class Named(Frozen):
-    """An in-toto resource descriptor: a name and its digests."""
-
-    name: str
-    digest: dict[str, str]
-
-
-class Statement(Frozen):
-    """An in-toto statement, v1."""
-
-    type: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
-    subject: tuple[Named, ...] = Field(min_length=1)
-    predicate_type: Literal["urn:gatehouse:promotion:v1"] = Field(alias="predicateType")
-    predicate: Predicate
 
 
 @dataclass(frozen=True)

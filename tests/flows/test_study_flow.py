@@ -253,6 +253,7 @@ def test_defences_are_measured_side_by_side_and_cells_are_kept(monkeypatch: pyte
     before = cells()
     robust.main(["--profile", "tiny", "--only", "all"])
     assert cells() == before
+    assert rows("robust") == table  # rows of other defences stay
 
 
 def test_the_published_teacher_takes_images_of_ours() -> None:

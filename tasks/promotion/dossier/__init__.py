@@ -9,7 +9,7 @@ from tasks.promotion.decision import Decision
 from tasks.promotion.dossier.page import page
 from tasks.promotion.dossier.reports import Reports
 from tasks.promotion.dossier.templates import fill_template
-from tasks.promotion.evidence import Predicate
+from tasks.promotion.statement import Predicate
 
 
 def write_dossier(

@@ -12,7 +12,7 @@ from tasks.promotion.dossier.chapters.gate_reports import gate_report
 from tasks.promotion.dossier.intervals import picture
 from tasks.promotion.dossier.reports import CANDIDATES, Reports
 from tasks.promotion.dossier.words import GLOSSARY, MEANINGS, QUESTIONS, humane, interval, number, short
-from tasks.promotion.evidence import Predicate
+from tasks.promotion.statement import Predicate
 from tasks.risk import Policy
 
 COMMAND = "make run"

@@ -11,7 +11,7 @@ import pytest
 from tasks.models.architectures import ModelSpec
 from tasks.models.checkpoints import ModelRecord
 from tasks.monitoring.assets import Described, Register, register
-from tasks.promotion.evidence import Statement
+from tasks.promotion.statement import Statement
 
 SCHEMA = Path(__file__).parents[3] / "tasks/monitoring/assets.schema.json"
 TEACHER, DATA, FILE = "a" * 64, "b" * 64, "c" * 64

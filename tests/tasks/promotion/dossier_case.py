@@ -10,7 +10,8 @@ from PIL import Image
 from promotion_case import Case, make_case, result
 
 from tasks.promotion.dossier import write_dossier
-from tasks.promotion.evidence import ENVELOPE, Predicate, _statement
+from tasks.promotion.evidence import ENVELOPE, _statement
+from tasks.promotion.statement import Predicate
 from tasks.promotion.trust import only
 
 REPORTS = Path(__file__).parent / "example_reports"
