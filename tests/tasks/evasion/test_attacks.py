@@ -10,15 +10,16 @@ import torch
 from conftest import Case
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tasks.evasion.art_adapter import hop_skip_jump
 from tasks.evasion.attacks.apgd import apgd_ce
 from tasks.evasion.attacks.budget import within
 from tasks.evasion.attacks.mimicry import mimic
+from tasks.evasion.attacks.network import Attacked
 from tasks.evasion.attacks.noise import random_noise
-from tasks.models.architectures import Classifier
+from tasks.models.architectures import Classifier, ModelSpec, build
 from tasks.models.checkpoints import digest
 from tasks.models.inference import features, logits
 
@@ -193,3 +194,20 @@ def test_hop_skip_jump_comes_closer_the_more_it_may_ask_and_asks_about_as_much(c
         return float((images - x).abs().flatten(1).amax(1).mean())
 
     assert far(many.images) < 0.8 * far(few.images) < far(starts)
+
+
+@pytest.mark.parametrize("architecture", ["simple_cnn", "resnet18"])
+def test_the_attacked_copy_answers_as_the_model_does(architecture: str) -> None:
+    """Batch norms are folded into convolutions; a trained network's statistics are far from 0 and 1."""
+    model = build(ModelSpec(architecture=architecture, classes=("a", "b"), image_size=32), seed=3)
+    x = torch.rand(16, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    for _ in range(20):
+        model.train()(x)
+    before = model.eval()(x)
+    net = Attacked(model, bfloat16=False)
+    folded = sum(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    assert folded < sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    torch.testing.assert_close(net(x), before, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(x), before)
+    for block in model.block_names:
+        assert net.features(x, block).shape[0] == len(x)
