@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tasks" / "monitori
 
 import uvicorn
 from monitoring_case import a_report
-from test_dossier import ARGUMENTS, CHROMIUM, CONTRAST
+from page_checks import CONTRAST
 
 from flows.monitoring_live import application
 from flows.server import free_port
@@ -24,20 +24,8 @@ from tasks.monitoring.page import render
 from tasks.params import load_params
 from tasks.serving.log import Entry, RequestLog
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="Chromium is not installed at /usr/bin/chromium"),
-]
+pytestmark = pytest.mark.browser
 WIDTHS = (1280, 420)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield chromium
-        chromium.close()
 
 
 def opened(browser, width: int, scheme: str, url: str):  # type: ignore[no-untyped-def]
