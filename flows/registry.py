@@ -141,8 +141,17 @@ def crown(model_name: str, version: str) -> None:
 
 
 def publish_ruling(model_name: str, line: str) -> None:
-    """Keep the newest signed ruling with the registered model, for hosts without the chain of decisions."""
-    _client().set_registered_model_tag(model_name, RULING_TAG, line)
+    """Keep the newest signed ruling with the registered model, for hosts without the chain of decisions.
+
+    A registry that was made anew has no such model, so nothing that a host could serve: the next promotion tells it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _client().set_registered_model_tag(model_name, RULING_TAG, line)
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise
 
 
 def published_ruling(model_name: str) -> str | None:

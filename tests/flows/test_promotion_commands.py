@@ -153,3 +153,14 @@ def test_before_any_decision(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert "promote one first" in refused(["rollback"], capsys)
         with pytest.raises(GatehouseError, match="has no champion"):
             load_champion(load_params().promotion)
+
+
+def test_a_refusal_is_recorded_where_the_registry_was_lost(
+    house: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
+    record(load_params().promotion, {"decision": "refused", "version": None, "sha256": "0" * 64})
+    assert decisions()[-1] == "refused"
+    assert registry.published_ruling(NAME) is None
+    with pytest.raises(GatehouseError, match="has no champion"):
+        load_champion(load_params().promotion)
