@@ -21,7 +21,7 @@ from rich.console import Console
 
 from flows.terminal import mendable
 from tasks.errors import GatehouseError
-from tasks.files import write_json, write_text, writing
+from tasks.files import read_yaml, write_json, write_text, writing
 from tasks.monitoring.advisories import Feed, FeedState, accept, age_days, open_feed, parse_feed, seal_feed
 from tasks.params import Monitoring
 from tasks.promotion.keys import public_key_path, read_public_key, signing_key
@@ -137,14 +137,8 @@ def _tell_the_teacher_gate(feed: Feed) -> None:
 
 def sign(file: Path, key: Path, out: Path, now: datetime) -> Feed:
     """Publish a YAML file with a list `advisories` (id, text, severity, sha256) as a signed feed, issued now."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise GatehouseError(
-            f"{file} does not exist; write a list `advisories` of id, text, severity, sha256."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise GatehouseError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
+    missing = f"{file} does not exist; write a list `advisories` of id, text, severity, sha256."
+    content = read_yaml(file, name=str(file), missing=missing)
     if not isinstance(content, dict):
         raise GatehouseError(f"{file} must hold a list `advisories` of id, text, severity, sha256.")
     feed = parse_feed({**content, "version": 1, "issued_at": now}, source=str(file))

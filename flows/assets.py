@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +10,7 @@ from flows import registry
 from flows.rulings import in_force
 from tasks.errors import GatehouseError
 from tasks.files import sha256_bytes, write_json
+from tasks.gate import utc_now
 from tasks.models.checkpoints import RECORD, ModelRecord, read_record
 from tasks.monitoring.assets import Described, Register, Status, register
 from tasks.params import Promotion
@@ -35,7 +35,7 @@ def read_register(promotion: Promotion) -> Register:
         trust = load_trust(promotion.signing_key)
         statuses = _statuses(list(versions), promotion, trust)
         described = [_describe(promotion.model_name, version, status, trust) for version, status in statuses.items()]
-    return register(promotion.model_name, described, created_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    return register(promotion.model_name, described, created_at=utc_now())
 
 
 def write_register(found: Register) -> None:

@@ -11,13 +11,13 @@ import fcntl
 import getpass
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.champion import withdraw
 from flows.rulings import in_force
 from flows.server import server_url
 from tasks.errors import GatehouseError
+from tasks.gate import utc_now
 from tasks.monitoring.findings import Finding, Standing
 from tasks.monitoring.incidents import INCIDENTS, Incident, append, events, fold, is_open, key_of, opened, opens
 from tasks.params import Action, Params
@@ -38,12 +38,14 @@ def respond(found: Sequence[Finding], standing: Standing, params: Params) -> tup
     """
     policy, present = params.monitoring.on_incident, {key_of(f) for f in found}
     with _one_at_a_time():
+        known = read_incidents()
         for finding in found:
-            if opens(finding, policy) and not is_open(read_incidents(), finding):
+            if opens(finding, policy) and not is_open(known, finding):
                 about = {"version": standing.version, "sha256": standing.sha256}
-                append(INCIDENTS, opened(finding, policy, at=_now(), **about))
+                append(INCIDENTS, opened(finding, policy, at=utc_now(), **about))
+                known = read_incidents()
         undone = []
-        for incident in read_incidents():
+        for incident in known:
             for action in incident.pending:
                 try:
                     if action == "withdraw":
@@ -54,7 +56,8 @@ def respond(found: Sequence[Finding], standing: Standing, params: Params) -> tup
                     undone.append(_undone(incident, action, str(error)))
                     continue
                 append(
-                    INCIDENTS, {"event": "acted", "id": incident.id, "at": _now(), "action": action, "result": result}
+                    INCIDENTS,
+                    {"event": "acted", "id": incident.id, "at": utc_now(), "action": action, "result": result},
                 )
         return read_incidents(), undone
 
@@ -73,7 +76,9 @@ def close(name: str, note: str) -> Incident:
             raise GatehouseError(f"No incident {name!r} is open; open are: {listed}.")
         if not note.strip():
             raise GatehouseError("Say with --note why the incident is closed; whoever reads the record will ask.")
-        append(INCIDENTS, {"event": "closed", "id": name, "at": _now(), "by": getpass.getuser(), "note": note.strip()})
+        append(
+            INCIDENTS, {"event": "closed", "id": name, "at": utc_now(), "by": getpass.getuser(), "note": note.strip()}
+        )
         return next(i for i in read_incidents() if i.id == name)
 
 
@@ -128,10 +133,6 @@ def _undone(incident: Incident, action: Action, why: str) -> Finding:
         reason=f"Incident {incident.id}: {why.rstrip('.')}.",
         next_step=by_hand[action],
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from tasks.privacy.attack import choose_records
 from tasks.privacy.attribute import infer_attribute
 from tasks.privacy.extraction import extract
 from tasks.privacy.inversion import invert, nearest
-from tasks.privacy.label_only import COPIES, label_only_scores
+from tasks.privacy.label_only import AMOUNTS, COPIES, label_only_scores
 from tasks.privacy.scoring import membership_advantage
 from tasks.privacy.stacks import Walks, train_stacks
 from tasks.privacy.study import SYNTHEA
@@ -126,12 +126,14 @@ def _label_only_xray(student: Classifier, task: Dataset, section: Privacy, seed:
 
     records = pictures.reshape(len(pictures), -1)
     scores = label_only_scores(said, records, task.labels[attacked], amounts=PIXEL_NOISE, copies=COPIES, seed=seed)
-    return [_label_only(scores, sample.is_member, seed)]
+    return [_label_only(scores, sample.is_member, len(PIXEL_NOISE), seed)]
 
 
-def _label_only(scores: np.ndarray, is_member: np.ndarray, seed: int) -> dict[str, Any]:
+def _label_only(scores: np.ndarray, is_member: np.ndarray, amounts: int, seed: int) -> dict[str, Any]:
     found = membership_advantage(scores, is_member, seed=seed).value
-    return _row("membership, label only", "labels", f"advantage with {4 * COPIES + 1} questions a record", found, 0.0)
+    return _row(
+        "membership, label only", "labels", f"advantage with {amounts * COPIES + 1} questions a record", found, 0.0
+    )
 
 
 def _inverted(student: Classifier, judge: Classifier, task: Dataset, seed: int) -> list[dict[str, Any]]:
@@ -217,6 +219,6 @@ def _table(cell: TableLeakage) -> list[dict[str, Any]]:
         parts = torch.from_numpy(everything), limited(whole, answer), whole.argmax(1), queries, test
         rows += _extracted(*parts, cell.budgets, answer, seed=cell.seed)
     scores = label_only_scores(lambda r: ask(r.astype(np.float32)).argmax(1), x, y, copies=COPIES, seed=cell.seed)
-    rows.append(_label_only(scores, is_member, cell.seed))
+    rows.append(_label_only(scores, is_member, len(AMOUNTS), cell.seed))
     blind = mean(f.without_the_model for f in found)
     return [*rows, _row("attribute inference", "none", "balanced accuracy on members without the model", blind)]

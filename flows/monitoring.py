@@ -28,6 +28,7 @@ from flows.server import server_url
 from flows.stage import Context, main
 from tasks.errors import GatehouseError
 from tasks.files import read_json, write_json, write_text
+from tasks.gate import utc_now
 from tasks.monitoring.advisories import advisory_findings, match
 from tasks.monitoring.assets import Register
 from tasks.monitoring.drift import Drift, compare
@@ -83,7 +84,7 @@ def monitoring(context: Context, *, told: bool = False) -> None:
     if after.withdrawn and register:
         register, _ = _register(params)  # the version's status has changed
     report = {
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_at": utc_now(),
         "state": _state(found[0].severity) if found else "ok",
         "champion": after.model_dump(mode="json"),
         "gates": [g.model_dump(mode="json") for g in champion.proven.predicate.gates] if champion else [],

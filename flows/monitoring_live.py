@@ -6,17 +6,17 @@ found them, whenever that was: the page says both times.
 
 from __future__ import annotations
 
-import socket
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from flows.incidents import read_incidents
 from flows.monitoring import REPORT, requests_of
+from flows.serving import listen
 from tasks.errors import GatehouseError
 from tasks.files import read_json
+from tasks.gate import utc_now
 from tasks.monitoring.page import SCRIPT, STYLE_HASH, render
 from tasks.params import Params, load_params
 
@@ -40,14 +40,7 @@ def serve(console: Console) -> None:
     params = load_params()
     port = params.monitoring.page_port
     live_report(params)
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-        except OSError as error:
-            raise GatehouseError(
-                f"Cannot listen on {HOST}:{port} ({error.strerror}); stop what uses it or set monitoring.page_port."
-            ) from None
+    with listen(HOST, port, "monitoring.page_port") as listener:
         console.print(f"monitoring: http://{HOST}:{port}/; Ctrl-C stops", highlight=False, soft_wrap=True)
         config = uvicorn.Config(application(params), log_level="warning", access_log=False, server_header=False)
         uvicorn.Server(config).run(sockets=[listener])
@@ -66,10 +59,10 @@ def application(params: Params) -> Starlette:
 
     # Not async: Starlette runs these in threads, since reading the log takes a while.
     def page(_: Request) -> Response:
-        return HTMLResponse(render(live_report(params), live_at=_now(), seconds=seconds), headers=HEADERS)
+        return HTMLResponse(render(live_report(params), live_at=utc_now(), seconds=seconds), headers=HEADERS)
 
     def part(_: Request) -> Response:
-        return HTMLResponse(render(live_report(params), live_at=_now(), part=True), headers=HEADERS)
+        return HTMLResponse(render(live_report(params), live_at=utc_now(), part=True), headers=HEADERS)
 
     def report(_: Request) -> Response:
         return JSONResponse(live_report(params), headers=HEADERS)
@@ -96,7 +89,3 @@ def live_report(params: Params) -> dict[str, Any]:
     requests, dropped = requests_of(params, time.time())
     incidents = [i.model_dump(mode="json") for i in read_incidents()]
     return {**report, "requests": requests.model_dump(mode="json"), "dropped": dropped, "incidents": incidents}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

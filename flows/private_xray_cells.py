@@ -80,13 +80,12 @@ Cell = PrivateHeads | HeadRates | PrivateNetwork
 
 
 def work(cell: Cell) -> dict[str, Any]:
-    found = (
-        _heads(cell)
-        if isinstance(cell, PrivateHeads)
-        else _rates(cell)
-        if isinstance(cell, HeadRates)
-        else _network(cell)
-    )
+    if isinstance(cell, PrivateHeads):
+        found = _heads(cell)
+    elif isinstance(cell, HeadRates):
+        found = _rates(cell)
+    else:
+        found = _network(cell)
     return found | {"hardware": hardware()}
 
 

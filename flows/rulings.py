@@ -7,12 +7,13 @@ affairs that was put back is noticed.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from flows import registry
 from tasks.errors import GatehouseError
 from tasks.files import read_json, write_json
+from tasks.gate import utc_now
 from tasks.params import Promotion
 from tasks.promotion.ledger import LEDGER, Entry, append, digest_of, parse, read, ruling, text_of
 from tasks.promotion.trust import Trust, load_trust, operator_key
@@ -32,7 +33,7 @@ def record(promotion: Promotion, entry: Entry) -> Entry:
     chain = read(LEDGER, trust)
     if chain:
         _refuse_a_cut_chain(chain, published)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = utc_now()
     line = append(LEDGER, {"at": now, "model": name, **entry}, key=key, trust=trust, after=published)
     if (newest := ruling(read(LEDGER, trust), name)) is not None:
         registry.publish_ruling(name, text_of(newest))

@@ -105,8 +105,12 @@ def _stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises GatehouseError where the port is taken or the host is none of this machine's."""
+def listen(host: str, port: int, setting: str = "serving.port") -> socket.socket:
+    """A listening socket; raises GatehouseError where the port is taken or the host is none of this machine's.
+
+    Args:
+        setting: the key of params.yaml that the port came from.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
@@ -120,7 +124,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise GatehouseError(
-            f"Cannot listen on {host}:{port} ({error.strerror}); stop what uses it or set serving.port to a free port."
+            f"Cannot listen on {host}:{port} ({error.strerror}); stop what uses it or set {setting} to a free port."
         ) from None
     return listener
 

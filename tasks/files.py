@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tasks.errors import GatehouseError
 
 
@@ -71,6 +73,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON (NaN is an error), keys in their own order, one trailing newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_yaml(path: Path, *, name: str, missing: str) -> Any:
+    """Read YAML; a missing or malformed file is one clear sentence.
+
+    Args:
+        name: of the file, as a sentence about it begins.
+        missing: the sentence where it does not exist.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GatehouseError(missing) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise GatehouseError(f"{name} is not valid YAML: {' '.join(str(error).split())}.") from error
 
 
 def read_json(path: Path) -> Any:

@@ -22,6 +22,11 @@ Verdict = Literal["passed", "failed", "inconclusive"]
 GATES_FOLDER = Path("reports/gates")
 
 
+def utc_now() -> str:
+    """This moment in UTC as records hold it: ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -136,7 +141,7 @@ class GateResult(Frozen):
     drill: Drill | None = None
     assumptions: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
-    created_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    created_at: str = Field(default_factory=utc_now)
     tool_versions: dict[str, str] = Field(default_factory=tool_versions)
     run_id: str = ""
 

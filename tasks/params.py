@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from tasks.errors import GatehouseError
+from tasks.files import read_yaml
 
 PARAMS_FILE = Path("params.yaml")
 Level = Literal["low", "moderate", "high"]
@@ -362,12 +362,8 @@ class Params(Section):
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and check params.yaml; raises GatehouseError naming file, key, value and what is allowed."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise GatehouseError(f"{path} does not exist here; run from the project's root folder.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise GatehouseError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    missing = f"{path} does not exist here; run from the project's root folder."
+    content = read_yaml(path, name=str(path), missing=missing)
     if not isinstance(content, dict):
         raise GatehouseError(f"{path} must hold sections (risk, data, …), but holds {type(content).__name__}.")
     return parse_params(content, source=str(path))

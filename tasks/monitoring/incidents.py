@@ -22,8 +22,6 @@ from tasks.monitoring.findings import Finding
 from tasks.params import Action, Cause
 
 INCIDENTS = Path(".gatehouse/incidents.jsonl")
-
-
 START = "0" * 64
 
 

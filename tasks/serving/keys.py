@@ -10,13 +10,13 @@ import re
 import secrets
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.errors import GatehouseError
 from tasks.files import read_json, writing
+from tasks.gate import utc_now
 from tasks.serving.errors import RequestError
 
 KEYS_FILE = Path(".gatehouse/api_keys.json")
@@ -65,7 +65,7 @@ def add_key(account: str, path: Path = KEYS_FILE) -> str:
             f"{account!r} is no account name; take up to 64 letters, digits, '.', '_', '@' or '-', and no IP address."
         )
     key = PREFIX + secrets.token_urlsafe(32)
-    made = Key(account=account, sha256=_digest(key), created_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    made = Key(account=account, sha256=_digest(key), created_at=utc_now())
     _write((*read_keys(path), made), path)
     return key
 

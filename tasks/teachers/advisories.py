@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import Field, ValidationError
 
 from tasks.errors import GatehouseError
+from tasks.files import read_yaml
 from tasks.params import Section
 from tasks.teachers.card import SHA256
 
@@ -32,15 +32,10 @@ class Advisories(Section):
 
 def load_advisories(path: Path) -> Advisories:
     """Read the file; a malformed one is an error, for a warning that cannot be read must not be taken for none."""
+    missing = f"Advisories {path} do not exist; correct `teacher.advisories` in params.yaml, or set it to ''."
+    content = read_yaml(path, name=f"The list of advisories {path}", missing=missing)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Advisories.model_validate(content)
-    except FileNotFoundError:
-        raise GatehouseError(
-            f"Advisories {path} do not exist; correct `teacher.advisories` in params.yaml, or set it to ''."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise GatehouseError(f"Advisories {path} are not valid YAML: {' '.join(str(error).split())}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(p) for p in first["loc"]) or "the file"

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tasks.errors import GatehouseError
+from tasks.files import read_yaml
 from tasks.models.architectures import ARCHITECTURES, ModelSpec
 from tasks.params import FreezePolicy, Section
 from tasks.teachers.formats import FORMATS
@@ -141,14 +141,8 @@ class Offer:
 
 def load_card(path: Path) -> Offer:
     """Read a card; raises GatehouseError naming file, key, value and what is allowed."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise GatehouseError(
-            f"Card {path} does not exist; correct `teacher.cards` in params.yaml, or run the stage that writes it."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise GatehouseError(f"Card {path} is not valid YAML: {' '.join(str(error).split())}.") from error
+    missing = f"Card {path} does not exist; correct `teacher.cards` in params.yaml, or run the stage that writes it."
+    content = read_yaml(path, name=f"Card {path}", missing=missing)
     if not isinstance(content, dict):
         raise GatehouseError(f"Card {path} must hold keys ({', '.join(Card.model_fields)}); see cards/ for examples.")
     try:

@@ -105,7 +105,9 @@ class RequestLog:
             try:
                 self._filling.add(entry)
             except OSError as error:
-                self._unkept = self._unkept or self._say(f"keeps what waits in memory alone ({error})")
+                if not self._unkept:
+                    self._unkept = True
+                    self._say(f"keeps what waits in memory alone ({error})")
             if len(self._filling.entries) >= BATCH:
                 self._full.append(self._filling)
                 self._filling = self._journal.batch()
@@ -141,8 +143,7 @@ class RequestLog:
                 self._waiting -= sum(e.rows for e in following.entries)
         if self._unsaved_drops:
             self._say(f"is closed; {self._unsaved_drops} requests that were dropped could not be counted in it")
-        if not kept:
-            self._forget([self._filling])
+        self._forget([*kept, self._filling])
         self._journal.close()
         self._store.engine.dispose()
 
@@ -208,6 +209,5 @@ class RequestLog:
             self._say(f"was not pruned, and will be with the next entries: {unusable(self._store.name, error)}")
         return None
 
-    def _say(self, what: str) -> bool:
+    def _say(self, what: str) -> None:
         print(f"The request log {what}", file=sys.stderr)
-        return True
