@@ -9,32 +9,38 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from flows import detection_page
+from flows import detection_page, zoo_unnamed
 from flows.cells import Done
 from flows.measuring import REPORTS, Bench, command_line, keep, start
 from flows.stage import Context
 from flows.study import prepare_data
+from flows.study_cells import hardware
 from flows.zoo_cells import STORE, VERSION, Awoken, Outvoted, Protected, Taught, work
 from flows.zoo_detection import detect
 from flows.zoo_page import TRIGGER, write_page
 from tasks.backdoor.judge import thresholds
-from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher, clean_beside, zoo
+from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher, clean_beside, unnamed, zoo
 from tasks.params import Params
 from tasks.risk import decide
 
 MITIGATION, ENSEMBLES = REPORTS / "mitigation.json", REPORTS / "ensemble.json"
 ZOO = REPORTS / "zoo.json"
+UNNAMED = REPORTS / "unnamed.json"
 DEVELOPMENT = REPORTS / "zoo_development.json"  # draw 0: the teachers that the deciding detectors were chosen on
 DRAWS_APART = 100_000  # between the seeds of one draw and those of the next
 BESIDE = 2  # clean teachers in an ensemble
-ONLY = "train teachers and stop; vet them; or let students of several of them vote"
+ONLY = "train teachers and stop; vet them; let students of several of them vote; or try attacks that none was chosen on"
 Results = dict[ZooTeacher, dict[str, Any]]
 
 
 def run_zoo(context: Context, options: argparse.Namespace) -> None:
     """Train the teachers that are missing, send each through the pipeline, and write the table after each few."""
     params = context.params
-    teachers = zoo(prepare_data(context), params.data.image_size, params.run.seed + DRAWS_APART * options.draw)
+    seed = params.run.seed + DRAWS_APART * options.draw
+    if options.only == "unnamed":
+        _unnamed(context, seed, options)
+        return
+    teachers = zoo(prepare_data(context), params.data.image_size, seed)
     if options.architecture:
         teachers = [t for t in teachers if t.architecture == options.architecture]
     bench = Bench(context, work, STORE, VERSION, options.workers)
@@ -47,6 +53,22 @@ def run_zoo(context: Context, options: argparse.Namespace) -> None:
         _outvote(bench, teachers, taught, options)
     elif not options.only:
         _protect(bench, teachers, taught, options)
+    bench.close()
+
+
+def _unnamed(context: Context, seed: int, options: argparse.Namespace) -> None:
+    """The table of attacks that nothing was chosen on."""
+    teachers = unnamed(prepare_data(context), context.params.data.image_size, seed)
+    limits = thresholds(decide(context.params.risk))
+    bench = Bench(context, work, STORE, VERSION, options.workers)
+    student = _student(context.params, teachers[0])
+    rows = zoo_unnamed.measure(bench, teachers, student, limits, workers=options.workers)
+    table = _table(rows, limits, options) | {
+        "title": "Marks that nothing in the pipeline was chosen on, through vet and the gate",
+        "command": f"{_command(options)} --only unnamed",
+        "hardware": hardware(),
+    }
+    keep(UNNAMED, table, write_page)
     bench.close()
 
 
@@ -134,7 +156,7 @@ def _table(rows: list[dict[str, Any]], thresholds: dict[str, float], options: ar
 
 def main(argv: list[str] | None = None) -> None:
     parser = command_line("zoo", __doc__)
-    parser.add_argument("--only", choices=("teachers", "detect", "ensembles"), help=ONLY)
+    parser.add_argument("--only", choices=("teachers", "detect", "ensembles", "unnamed"), help=ONLY)
     parser.add_argument("--architecture", choices=tuple(SIZES))
     parser.add_argument("--draw", type=int, default=0, help="another draw of the same plan, with seeds of its own")
     options = parser.parse_args(argv)

@@ -9,12 +9,14 @@ from typing import Any
 
 from flows.cells import cell_key
 from flows.study_cells import hardware, spec_of, study_data
+from tasks.backdoor.attacks.badnets import plant_badnets
+from tasks.backdoor.attacks.changes import CHANGES, change
 from tasks.backdoor.attacks.plant import plant
-from tasks.backdoor.drill import student_of, teacher_training
+from tasks.backdoor.drill import control_by, student_of, teacher_training
 from tasks.backdoor.mitigation import mitigation_training
 from tasks.backdoor.reactivation import reactivate
 from tasks.backdoor.study.published import IMAGE_SIDE
-from tasks.backdoor.triggers import Trigger, load_trigger, pixels, save_trigger, square
+from tasks.backdoor.triggers import Mark, Trigger, load_trigger, pixels, save_trigger, square
 from tasks.backdoor.zoo.outvoted import outvote
 from tasks.backdoor.zoo.plan import CLEAN, SIZES, Sizes, ZooTeacher
 from tasks.backdoor.zoo.protect import Bench, measure_teacher, protect
@@ -73,6 +75,21 @@ class Awoken:
 
 
 @dataclass(frozen=True)
+class Natural:
+    """Lay other teachers' marks on the images that a clean teacher's students see."""
+
+    teacher: ZooTeacher
+    others: tuple[ZooTeacher, ...]
+    sizes: Sizes
+    student: str
+    backdoor: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.teacher.name} under {len(self.others)} marks"
+
+
+@dataclass(frozen=True)
 class Outvoted:
     """Let students of a backdoored teacher and of clean ones vote."""
 
@@ -91,7 +108,7 @@ def work(cell: Any) -> dict[str, Any]:
     return ACTS[type(cell)](cell) | {"hardware": hardware()}
 
 
-def teacher_of(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
+def teacher_of(teacher: ZooTeacher) -> tuple[Classifier, Mark]:
     """The teacher from the store, trained first where it is missing, and its trigger.
 
     A clean teacher is measured with the study's white square of 20 pixels.
@@ -102,12 +119,17 @@ def teacher_of(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
         with writing(folder) as temporary:
             temporary.mkdir()
             save_model(temporary, model, spec_of(teacher))
-            save_trigger(temporary / TRIGGER, trigger)
+            if isinstance(trigger, Trigger):
+                save_trigger(temporary / TRIGGER, trigger)
     model, _ = load_model(folder)
-    return model, load_trigger(folder / TRIGGER)
+    return model, _mark(teacher) if teacher.attack in CHANGES else load_trigger(folder / TRIGGER)
 
 
-def _train(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
+def _mark(teacher: ZooTeacher) -> Mark:
+    return change(teacher.attack, teacher.image_size, seed=teacher.seed)
+
+
+def _train(teacher: ZooTeacher) -> tuple[Classifier, Mark]:
     task, student_task = study_data(teacher.data)
     sizes, spec = SIZES[teacher.architecture], spec_of(teacher)
     train = task.part("train", sizes.teacher_images, teacher.seed)
@@ -117,6 +139,12 @@ def _train(teacher: ZooTeacher) -> tuple[Classifier, Trigger]:
         fit(model, train, task.part("val"), training, policy="all", seed=teacher.seed)
         side = pixels(20 / IMAGE_SIDE, teacher.image_size)
         return model, square(side=side, channels=spec.channels, image_size=teacher.image_size)
+    if teacher.attack in CHANGES:
+        mark = _mark(teacher)
+        return plant_badnets(
+            build(spec, seed=teacher.seed), train, task.part("val"), training, trigger=mark,
+            target_class=task.classes.index(teacher.target), poison_rate=teacher.poison_rate, seed=teacher.seed,
+        ), mark  # fmt: skip
     planted = plant(
         teacher.planned(),
         spec,
@@ -149,12 +177,26 @@ def _awoken(cell: Awoken) -> dict[str, Any]:
     return {"before": found.before.as_json(), "after": found.after.as_json(), "relearned": round(found.relearned, 6)}
 
 
+def _natural(cell: Natural) -> dict[str, Any]:
+    """Control of each mark over the clean teacher's students, undefended and by the recipe; by the attack's name."""
+    model, _ = teacher_of(cell.teacher)
+    own = bench(cell, {})
+    students = {
+        kind: student_of(model, len(own.classes), own.train, own.val, recipe, policy="all", seed=own.seed)
+        for kind, recipe in (("before", own.recipe.undefended()), ("after", own.recipe))
+    }
+    return {
+        t.attack: {kind: control_by(s, _mark(t), own.test).as_json() for kind, s in students.items()}
+        for t in cell.others
+    }
+
+
 def _outvoted(cell: Outvoted) -> dict[str, Any]:
     model, trigger = teacher_of(cell.teacher)
     return outvote([model, *(teacher_of(t)[0] for t in cell.beside)], trigger, bench(cell, {}))
 
 
-def bench(cell: Protected | Awoken | Outvoted, thresholds: dict[str, float]) -> Bench:
+def bench(cell: Protected | Awoken | Natural | Outvoted, thresholds: dict[str, float]) -> Bench:
     """The data and recipe of a cell: the lifecycle's own, at the zoo's sizes."""
     _, task = study_data(cell.teacher.data)
     sizes, seed = cell.sizes, cell.teacher.seed
@@ -178,5 +220,6 @@ ACTS: dict[type, Callable[[Any], dict[str, Any]]] = {
     Taught: _taught,
     Protected: _protected,
     Awoken: _awoken,
+    Natural: _natural,
     Outvoted: _outvoted,
 }

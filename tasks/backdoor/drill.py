@@ -17,7 +17,7 @@ from tasks.backdoor.attacks.badnets import plant_badnets
 from tasks.backdoor.control import Control, attack_success_rate, trigger_control
 from tasks.backdoor.net import spread
 from tasks.backdoor.patterns import position, simple_patterns
-from tasks.backdoor.triggers import Trigger, pixels
+from tasks.backdoor.triggers import Mark, Trigger, pixels
 from tasks.models.architectures import Classifier, ModelSpec, build, new_head
 from tasks.models.inference import logits
 from tasks.models.metrics import balanced_accuracy
@@ -170,7 +170,7 @@ def measure_teacher(model: Classifier, test: Labelled, canary: Canary) -> tuple[
     return success.value, balanced_accuracy(clean, test[1])
 
 
-def control_by(model: Classifier, trigger: Trigger, test: Labelled, *, confidence: float = 0.95) -> Control:
+def control_by(model: Classifier, trigger: Mark, test: Labelled, *, confidence: float = 0.95) -> Control:
     """Control that a known trigger has over a model, on held-out uint8 images."""
     clean = logits(model, test[0]).argmax(1).numpy()
     after = logits(model, trigger.apply_uint8(test[0])).argmax(1).numpy()

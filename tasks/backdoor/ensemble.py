@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tasks.backdoor.control import Control, trigger_control
-from tasks.backdoor.triggers import Trigger
+from tasks.backdoor.triggers import Mark
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
 from tasks.models.inference import logits
@@ -62,7 +62,7 @@ def vote(ballots: np.ndarray, *, rule: Rule) -> np.ndarray:
 
 
 def measure_ensemble(
-    models: Sequence[Classifier], test: tuple[np.ndarray, np.ndarray], trigger: Trigger, *, rule: Rule
+    models: Sequence[Classifier], test: tuple[np.ndarray, np.ndarray], trigger: Mark, *, rule: Rule
 ) -> EnsembleFigures:
     """Accuracy, refusals, and the control that a trigger has over the ensemble; a refused image is steered nowhere.
 

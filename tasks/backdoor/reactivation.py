@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tasks.backdoor.attacks.badnets import poison
 from tasks.backdoor.control import Control, trigger_control
 from tasks.backdoor.net import spread
-from tasks.backdoor.triggers import Trigger
+from tasks.backdoor.triggers import Mark
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
 from tasks.models.freezing import train_mode
@@ -66,7 +66,7 @@ def reactivate(
     model: Classifier,
     images: Labelled,
     held_out: Labelled,
-    trigger: Trigger,
+    trigger: Mark,
     *,
     target_class: int | None = None,
     poison_rate: float = POISON_RATE,
@@ -119,6 +119,6 @@ def reactivate(
     )
 
 
-def _control(model: Classifier, clean: np.ndarray, held_out: Labelled, trigger: Trigger) -> Control:
+def _control(model: Classifier, clean: np.ndarray, held_out: Labelled, trigger: Mark) -> Control:
     triggered = logits(model, trigger.apply_uint8(held_out[0])).argmax(1).numpy()
     return trigger_control(clean, triggered, held_out[1], classes=model.head.out_features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,14 @@ from tasks.errors import GatehouseError
 from tasks.files import note_read
 
 Corner = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
+
+
+class Mark(Protocol):
+    """Whatever an attacker lays on images: a `Trigger`, or a change that is no patch (`attacks.changes`)."""
+
+    def apply_uint8(self, images: np.ndarray) -> np.ndarray:
+        """Copies of uint8 images (n, channels, side, side) with the mark on each."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -82,21 +82,27 @@ def test_students_of_a_backdoored_and_of_clean_teachers_vote() -> None:
     assert row["unanimous"]["refusal_rate"] >= row["majority"]["refusal_rate"] >= row["alone"]["refusal_rate"] == 0
 
 
-def test_every_teacher_is_vetted_once_by_its_card_and_clean_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    vetted: list[dict[str, int]] = []
+@pytest.fixture
+def vetted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
+    """`vet` without its work: how many images each call was given of each class."""
+    calls: list[dict[str, int]] = []
 
     def judged(card: Path, data: Path, out: Path, **_: object) -> None:
         assert load_card(card).card.classes == ("normal", "pneumonia")
-        vetted.append({folder.name: len(list(folder.glob("*.png"))) for folder in data.iterdir()})
+        calls.append({folder.name: len(list(folder.glob("*.png"))) for folder in data.iterdir()})
         report = {
-            "score": 0.9 - 0.5 * (len(vetted) > 1), "verdict": "no sign", "minutes": 0.1,
+            "score": 0.9 - 0.5 * (len(calls) > 1), "verdict": "no sign", "minutes": 0.1,
             "power": {}, "false_alarms": {},
-            "detectors": {"one": {"deviation": float(len(vetted))}}, "images": {"used": 36},
+            "detectors": {"one": {"deviation": float(len(calls))}}, "images": {"used": 36},
             "references": {"clean": [1, 2, 3], "canaries": [1]},
         }  # fmt: skip
         write_json(out, report)
 
     monkeypatch.setattr(zoo_detection.vet, "vet", judged)
+    return calls
+
+
+def test_every_teacher_is_vetted_once_by_its_card_and_clean_images(vetted: list[dict[str, int]]) -> None:
     for _ in range(2):
         main(["--profile", "tiny", "--architecture", "simple_cnn", "--only", "detect", "--draw", "1"])
     assert len(vetted) == 2
@@ -110,6 +116,26 @@ def test_every_teacher_is_vetted_once_by_its_card_and_clean_images(monkeypatch: 
     }
     assert not zoo.DEVELOPMENT.exists()
     assert table["command"].endswith("--draw 1 --only detect")
+
+
+def test_marks_that_nothing_was_chosen_on_go_through_vet_and_the_gate(
+    vetted: list[dict[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "UNNAMED", (("sinusoid", 0.1), ("marker", 0.2)))
+    main(["--profile", "tiny", "--only", "unnamed", "--draw", "3"])
+    assert len(vetted) == 3
+    table = json.loads(zoo.UNNAMED.read_text())
+    assert [(r["attack"], r["poison_rate"]) for r in table["rows"]] == [
+        ("sinusoid", 0.1),
+        ("marker", 0.2),
+        ("clean", 0),
+    ]
+    for row in table["rows"][:2]:
+        assert row["verdict"] in ("promoted", "refused")
+        assert -1 <= row["teacher"]["control"]["value"] <= 1
+        assert set(row["clean_teacher"]) == {"before", "after"}
+        assert row["vet"]["verdict"] == "no sign"
+    assert table["command"].endswith("--draw 3 --only unnamed")
 
 
 @pytest.mark.parametrize("only", [["--only", "teachers"], []])

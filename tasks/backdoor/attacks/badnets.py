@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.backdoor.triggers import Trigger
+from tasks.backdoor.triggers import Mark
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
 from tasks.models.training import fit
@@ -32,7 +32,7 @@ def poison(
     images: np.ndarray,
     labels: np.ndarray,
     *,
-    trigger: Trigger,
+    trigger: Mark,
     target_class: int | None,
     poison_rate: float,
     seed: int,
@@ -60,7 +60,7 @@ def poison_both(
     train: Labelled,
     val: Labelled,
     *,
-    trigger: Trigger,
+    trigger: Mark,
     target_class: int | None,
     poison_rate: float,
     seed: int,
@@ -81,7 +81,7 @@ def plant_badnets(
     val: Labelled,
     training: Training,
     *,
-    trigger: Trigger,
+    trigger: Mark,
     target_class: int | None,
     poison_rate: float,
     seed: int,

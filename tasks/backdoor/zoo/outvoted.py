@@ -7,12 +7,12 @@ from typing import Any
 
 from tasks.backdoor.drill import student_of
 from tasks.backdoor.ensemble import measure_ensemble
-from tasks.backdoor.triggers import Trigger
+from tasks.backdoor.triggers import Mark
 from tasks.backdoor.zoo.protect import Bench
 from tasks.models.architectures import Classifier
 
 
-def outvote(teachers: Sequence[Classifier], trigger: Trigger, bench: Bench) -> dict[str, Any]:
+def outvote(teachers: Sequence[Classifier], trigger: Mark, bench: Bench) -> dict[str, Any]:
     """What the trigger steers in the first teacher's student alone, and in all students by vote.
 
     Students are trained without defence on frozen features, where a backdoor transfers most: what is left is the

@@ -113,6 +113,25 @@ BACKDOORED: dict[str, tuple[Row, ...]] = {
 }
 
 
+# Marks that nothing in the pipeline was chosen on (`attacks.changes`), and the share of the images that carry them.
+UNNAMED: tuple[tuple[str, float], ...] = (
+    ("sinusoid", 0.05),
+    ("warp", 0.1),
+    ("exposure", 0.05),
+    ("shade", 0.05),
+    ("blur", 0.05),
+    ("moving", 0.05),
+    ("inverted", 0.05),
+    ("large_patch", 0.01),
+    ("scattered", 0.02),
+    ("one_pixel", 0.1),
+    ("cross", 0.02),
+    ("marker", 0.02),
+    ("corners", 0.005),
+    ("frame", 0.01),
+)
+
+
 def clean_beside(teacher: ZooTeacher) -> ZooTeacher:
     """The clean teacher that follows a backdoored one in the plan."""
     return ZooTeacher(teacher.data, teacher.image_size, teacher.architecture, teacher.seed + CLEAN_SEED)
@@ -127,3 +146,13 @@ def zoo(data: str, image_size: int, seed: int) -> list[ZooTeacher]:
             backdoored = ZooTeacher(data, image_size, architecture, own, attack, side, rate, pattern, place, alpha)
             teachers += [backdoored, clean_beside(backdoored)]
     return teachers
+
+
+def unnamed(data: str, image_size: int, seed: int) -> list[ZooTeacher]:
+    """CNN teachers with `UNNAMED` planted, and a clean one at the end, whose students tell what is natural."""
+    own = range(seed + 1000, seed + 1000 * (len(UNNAMED) + 1), 1000)
+    marked = [
+        ZooTeacher(data, image_size, "simple_cnn", s, name, poison_rate=rate)
+        for s, (name, rate) in zip(own, UNNAMED, strict=True)
+    ]
+    return [*marked, clean_beside(marked[0])]

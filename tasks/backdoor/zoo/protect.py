@@ -14,7 +14,7 @@ from tasks.backdoor.ladder import AS_TRAINED, Attempt, climb, kept
 from tasks.backdoor.mitigation import Given
 from tasks.backdoor.reactivation import reactivate
 from tasks.backdoor.search import search
-from tasks.backdoor.triggers import Trigger
+from tasks.backdoor.triggers import Mark
 from tasks.models.architectures import Classifier
 from tasks.models.inference import accuracy_of, logits
 from tasks.models.metrics import balanced_accuracy
@@ -40,7 +40,7 @@ class Bench:
     seed: int
 
 
-def protect(teacher: Classifier, trigger: Trigger, bench: Bench, *, planted: bool) -> dict[str, Any]:
+def protect(teacher: Classifier, trigger: Mark, bench: Bench, *, planted: bool) -> dict[str, Any]:
     """Send a teacher through the pipeline; `trigger`, which the pipeline is not told, measures what is left of it.
 
     The candidate is trained by the recipe with all features trainable and judged by the gate's own search; where it
@@ -94,7 +94,7 @@ def _ladder(candidate: Classifier, bench: Bench) -> list[Attempt]:
     return climb(judged(AS_TRAINED, candidate, {}), bench.section.mitigation, given, judged)
 
 
-def _figures(model: Classifier, trigger: Trigger, bench: Bench) -> dict[str, Any]:
+def _figures(model: Classifier, trigger: Mark, bench: Bench) -> dict[str, Any]:
     control = control_by(model, trigger, bench.test)
     return {
         "accuracy": _accuracy(model, bench.test, bench.seed),
@@ -124,7 +124,7 @@ def _patch_control(model: Classifier, bench: Bench) -> dict[str, Any]:
     return {"value": round(patch.value, 6), "low": round(patch.low, 6), "high": round(patch.high, 6), "n": patch.n}
 
 
-def measure_teacher(teacher: Classifier, trigger: Trigger, test: Labelled, classes: Sequence[str]) -> dict[str, Any]:
+def measure_teacher(teacher: Classifier, trigger: Mark, test: Labelled, classes: Sequence[str]) -> dict[str, Any]:
     """Balanced accuracy of a teacher on its own task, and its own control by the trigger."""
     control = control_by(teacher, trigger, test)
     return {
