@@ -70,6 +70,7 @@ def monitoring(context: Context, *, told: bool = False) -> None:
         dropped=history.dropped,
         infrequent=not params.risk.c3_frequent_queries,
         frequent_images_per_hour=params.monitoring.frequent_images_per_hour,
+        now=datetime.now(UTC),
         also=[
             *advisory_findings(feed_state, matches, since=standing.since, max_days=params.monitoring.advisories_days),
             *extraction_findings(copying, substitute_queries=params.monitoring.substitute_queries),
@@ -192,6 +193,8 @@ def champion_standing(params: Params) -> tuple[Standing, ProvenChampion | None]:
         exists=True,
         since=known["since"],
         policy_in_force=not POLICY_FILE.exists() or load_policy().sha256 == proven.policy.sha256,
+        signed_by=proven.signed_by,
+        valid_until=proven.valid_until,
     ), champion
 
 

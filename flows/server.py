@@ -50,7 +50,10 @@ def prefect_server() -> Iterator[str]:
         return
     if url := _running():
         os.environ["PREFECT_API_URL"] = url
-        yield url
+        try:
+            yield url
+        finally:
+            os.environ.pop("PREFECT_API_URL", None)
         return
     server, url = start_server(free_port())
     try:
@@ -62,25 +65,24 @@ def prefect_server() -> Iterator[str]:
         RECORD.unlink(missing_ok=True)
 
 
-def start_server(port: int, host: str = "127.0.0.1", *, keep: bool = False) -> tuple[subprocess.Popen[bytes], str]:
+def start_server(port: int, host: str = "127.0.0.1", *, page: bool = False) -> tuple[subprocess.Popen[bytes], str]:
     """Start a server on loopback and wait until it is healthy; its log is kept in .gatehouse/logs.
 
-    `keep` marks one that a later run may use and must not stop (`make ui`).
+    `page` has it show Prefect's page too (`make ui`). While this process lives, others here may use the server.
     """
     HOME.mkdir(parents=True, exist_ok=True)
     LOG.parent.mkdir(parents=True, exist_ok=True)
     url = f"http://{host}:{port}/api"
     with LOG.open("ab") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port), "--no-ui"]
-            if not keep
-            else [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)],
+            [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)]
+            + ([] if page else ["--no-ui"]),
             stdout=log,
             stderr=log,
             env={**os.environ, **prefect_environment(), "PREFECT_API_URL": url},
             start_new_session=True,
         )
-    write_json(RECORD, {"pid": server.pid, "url": url, "keep": keep})
+    write_json(RECORD, {"pid": server.pid, "url": url, "owner": _identity(os.getpid())})
     if not _healthy(url, PATIENCE, server):
         stop(server.pid)
         RECORD.unlink(missing_ok=True)
@@ -95,16 +97,25 @@ def server_url() -> str | None:
 
 
 def _running() -> str | None:
-    """The URL of a server that `make ui` holds; one that a killed run left behind is stopped first."""
+    """The URL of a server that another process here holds; one that a killed process left behind is stopped."""
     if not RECORD.exists():
         return None
     record = read_json(RECORD)
     if _is_prefect(record["pid"]):
-        if record["keep"] and _healthy(record["url"], 5):
+        owner = record.get("owner")
+        if owner and owner == _identity(owner[0]) and _healthy(record["url"], 5):
             return str(record["url"])
         stop(record["pid"])
     RECORD.unlink(missing_ok=True)
     return None
+
+
+def _identity(pid: int) -> list[float] | None:
+    """A process by its number and the time it was started, since numbers are given anew; None where it is gone."""
+    try:
+        return [pid, psutil.Process(pid).create_time()]
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _is_prefect(pid: int) -> bool:

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             start_new_session=True,
         )
         started.append(mlflow.pid)
-        prefect, _ = start_server(arguments.prefect_port, keep=True)
+        prefect, _ = start_server(arguments.prefect_port, page=True)
         started.append(prefect.pid)
         console.print(f"Prefect http://{LOOPBACK}:{arguments.prefect_port}", highlight=False)
         console.print(f"MLflow  http://{LOOPBACK}:{arguments.mlflow_port}   (Ctrl-C stops both)", highlight=False)

@@ -23,7 +23,7 @@ Tables = Mapping[str, Sequence[Row]]
 
 def write_page(reports: Path, page: Path = PAGE) -> None:
     """Fill the page from the tables that are there."""
-    names = ("mitigation", "ensemble")
+    names = ("mitigation", "ensemble", "unnamed")
     fill(page, BLOCKS, {n: read_json(f)["rows"] for n in names if (f := reports / f"{n}.json").exists()})
 
 
@@ -175,9 +175,34 @@ def _ensembles(tables: Tables) -> str:
     return grid(header, lines) if lines else "Not measured yet."
 
 
+def _unnamed(tables: Tables) -> str:
+    """Marks that nothing was chosen on; beside each student that of a teacher which never met the mark."""
+    header = (
+        "mark", "poison", "control in the teacher", "vet", "frozen features, undefended", "all features, undefended",
+        "a clean teacher's", "after the pipeline", "a clean teacher's ", "re-activated", "accuracy before", "after",
+        "verdict",
+    )  # fmt: skip
+    lines = []
+    for r in (r for r in tables.get("unnamed", []) if r["attack"] != CLEAN):
+        before, after, natural = r["before"], r["after"], r["clean_teacher"]
+        control = after["control"]
+        lines.append(
+            (
+                r["attack"].replace("_", " "), f"{r['poison_rate']:g}", number(r["teacher"]["control"]["value"]),
+                f"{number(r['vet']['score'])} {r['vet']['verdict']}", number(before["frozen"]["control"]["value"]),
+                number(before["all"]["control"]["value"]), number(natural["before"]["value"]),
+                f"**{number(control['value'])}** [{number(control['high'])}]", number(natural["after"]["value"]),
+                number(r["reactivated"]["control"]["value"]), number(before["all"]["accuracy"]["value"]),
+                number(after["accuracy"]["value"]), r["verdict"],
+            )
+        )  # fmt: skip
+    return grid(header, lines) if lines else "Not measured yet."
+
+
 BLOCKS: Mapping[str, Callable[[Tables], str]] = {
     "state": _state,
     "backdoored": _backdoored,
     "clean": _clean,
     "ensembles": _ensembles,
+    "unnamed": _unnamed,
 }

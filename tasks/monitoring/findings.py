@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import Literal
+
+from pydantic import AwareDatetime
 
 from tasks.gate import Frozen
 from tasks.monitoring.drift import MIN_IMAGES, Drift
@@ -15,6 +18,7 @@ Severity = Literal["critical", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
 REFUSED_SHARE = 0.2  # from here on refusals are more than clients' slips
 REFUSED_REQUESTS = 20  # fewer requests say nothing about a share
+EXPIRY_DAYS = 30  # from here on it is said that the champion's key ends: nothing is served from that day on
 
 
 class Finding(Frozen):
@@ -39,6 +43,8 @@ class Standing(Frozen):
     withdrawn: bool = False  # taken out of service by a decision: `problem` then says which, and nothing is wrong
     since: str = ""  # when the newest ruling on it was made, where decisions are recorded
     policy_in_force: bool = True  # the signed policy is the one in reports/policy.json
+    signed_by: str = ""  # identifier of the key
+    valid_until: AwareDatetime | None = None  # of that key: the evidence counts no longer
 
 
 def findings(
@@ -49,6 +55,7 @@ def findings(
     dropped: int,
     infrequent: bool,
     frequent_images_per_hour: int,
+    now: datetime,
     also: Iterable[Finding] = (),
 ) -> tuple[Finding, ...]:
     """Everything worth saying, most severe first.
@@ -59,7 +66,7 @@ def findings(
         infrequent: the answer to question C.3 was that queries are not frequent.
         also: findings of other parts, to be sorted in.
     """
-    found = [*_champion(standing), *also, *_requests(requests, dropped), *_drift(drift)]
+    found = [*_champion(standing), *_expiry(standing, now), *also, *_requests(requests, dropped), *_drift(drift)]
     if infrequent:
         found += _frequency(requests, frequent_images_per_hour)
     return by_severity(found)
@@ -95,6 +102,22 @@ def _champion(standing: Standing) -> list[Finding]:
         text = "The champion was promoted under another policy than the one in force."
         found.append(say("warning", text, "Run `make run`: the gates judge again under the policy in force."))
     return found
+
+
+def _expiry(standing: Standing, now: datetime) -> list[Finding]:
+    until = standing.valid_until
+    if standing.problem or until is None or until - now > timedelta(days=EXPIRY_DAYS):
+        return []
+    return [
+        Finding(
+            severity="warning",
+            about="signing key",
+            reason=f"The key {standing.signed_by[:12]}, which the champion is signed with, counts until "
+            f"{until:%Y-%m-%d %H:%M} UTC: in {(until - now).days} days nothing will be served.",
+            next_step="Run `.venv/bin/python -m flows.promotion rotate`, then `.venv/bin/python -m flows.promotion`, "
+            "which decides the champion again and signs with the new key.",
+        )
+    ]
 
 
 def _requests(requests: RequestStatistics, dropped: int) -> list[Finding]:

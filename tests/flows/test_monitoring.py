@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -65,6 +66,20 @@ def test_no_request_is_said_and_is_no_error(project):
     assert [f["severity"] for f in report["findings"]] == ["info", "info"]
     assert "No request" in report["findings"][0]["reason"]
     assert report["drift"]["decided"] is False
+
+
+def test_a_key_that_ends_soon_is_said_while_there_is_time(project):
+    store = project.root / ".gatehouse/keys/trusted.json"
+    kept = store.read_text()
+    known = json.loads(kept)
+    known["keys"][0]["not_after"] = (datetime.now(UTC) + timedelta(days=10, hours=1)).isoformat()
+    try:
+        store.write_text(json.dumps(known))
+        [finding] = [f for f in run(project)["findings"] if f["about"] == "signing key"]
+    finally:
+        store.write_text(kept)
+    assert finding["severity"] == "warning"
+    assert "in 10 days nothing will be served" in finding["reason"]
 
 
 def test_images_of_the_same_kind_do_not_drift(project):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from tasks.monitoring.findings import Finding, Standing, findings
 from tasks.monitoring.page import bars, render
 from tasks.monitoring.requests import Account, RequestStatistics
 
+NOW = datetime(2026, 5, 4, tzinfo=UTC)
 PROVEN = Standing(name="model", version="3", sha256="ab" * 32, exists=True)
 
 
@@ -47,15 +50,21 @@ def found(standing=PROVEN, requests=None, moved=None, dropped=0, infrequent=True
         dropped=dropped,
         infrequent=infrequent,
         frequent_images_per_hour=1000,
+        now=NOW,
     )
 
 
 def test_nothing_is_said_where_all_is_well():
-    assert found(moved=drift(0.0)) == ()
+    assert found(moved=drift(0.0)) == found(ends(days=30, seconds=1), moved=drift(0.0)) == ()
+
+
+def ends(**left: int) -> Standing:
+    return PROVEN.model_copy(update={"signed_by": "ab" * 32, "valid_until": NOW + timedelta(**left)})
 
 
 busy = Account(account="b", requests=1, images=5000, refused=0, images_in_busiest_hour=1000)
 CASES = {
+    "key ends": ("warning", "signing key", {"standing": ends(days=30)}),
     "no champion": ("warning", "champion", {"standing": Standing(name="m", exists=False, problem="There is none.")}),
     "unproven": ("critical", "champion", {"standing": Standing(name="m", version="2", exists=True, problem="Forged.")}),
     "policy": ("warning", "champion", {"standing": PROVEN.model_copy(update={"policy_in_force": False})}),
