@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows import detection_page, zoo_unnamed
-from flows.cells import Done
 from flows.measuring import REPORTS, Bench, command_line, keep, start
 from flows.stage import Context
 from flows.study import prepare_data
 from flows.study_cells import hardware
-from flows.zoo_cells import STORE, VERSION, Awoken, Outvoted, Protected, Taught, work
+from flows.zoo_cells import STORE, VERSION, Awoken, Outvoted, Taught, work
 from flows.zoo_detection import detect
 from flows.zoo_page import TRIGGER, write_page
+from flows.zoo_pipeline import Results, by_teacher, send
 from tasks.backdoor.judge import thresholds
 from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher, clean_beside, unnamed, zoo
 from tasks.params import Params
@@ -30,7 +30,6 @@ DEVELOPMENT = REPORTS / "zoo_development.json"  # draw 0: the teachers that the 
 DRAWS_APART = 100_000  # between the seeds of one draw and those of the next
 BESIDE = 2  # clean teachers in an ensemble
 ONLY = "train teachers and stop; vet them; let students of several of them vote; or try attacks that none was chosen on"
-Results = dict[ZooTeacher, dict[str, Any]]
 
 
 def run_zoo(context: Context, options: argparse.Namespace) -> None:
@@ -44,7 +43,7 @@ def run_zoo(context: Context, options: argparse.Namespace) -> None:
     if options.architecture:
         teachers = [t for t in teachers if t.architecture == options.architecture]
     bench = Bench(context, work, STORE, VERSION, options.workers)
-    taught = _by_teacher(bench.run([Taught(t) for t in teachers], "teachers"))
+    taught = by_teacher(bench.run([Taught(t) for t in teachers], "teachers"))
     if options.only == "detect":
         table = detect(context, [t for t in teachers if t in taught], workers=options.workers)
         found = {"command": f"{_command(options)} --only detect", **table}
@@ -76,11 +75,11 @@ def _protect(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, opti
     """The table of mitigation, written anew after every few teachers."""
     params, limits = bench.context.params, thresholds(decide(bench.context.params.risk))
     section = params.backdoor.model_dump_json()
-    cells = [Protected(t, SIZES[t.architecture], _student(params, t), section, tuple(limits.items())) for t in teachers]
     rows: list[dict[str, Any]] = []
     step = options.workers * 2
-    for begin in range(0, len(cells), step):
-        done = _by_teacher(bench.run(cells[begin : begin + step], "through the pipeline"))
+    for begin in range(0, len(teachers), step):
+        some = teachers[begin : begin + step]
+        done = send(bench, some, {t: _student(params, t) for t in some}, limits)
         added = {t: _row(t, taught[t], protected) for t, protected in done.items() if t in taught}
         _awake(bench, added, section)
         rows += added.values()
@@ -101,7 +100,7 @@ def _awake(bench: Bench, rows: Results, section: str) -> None:
             cells.append(
                 Awoken(t, clean_beside(t), by_class.index(max(by_class)), SIZES[t.architecture], student, section)
             )
-    for t, found in _by_teacher(bench.run(cells, "clean teachers' students re-activated")).items():
+    for t, found in by_teacher(bench.run(cells, "clean teachers' students re-activated")).items():
         rows[t]["reactivated"]["clean_teacher"] = found
 
 
@@ -115,7 +114,7 @@ def _outvote(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, opti
         for i, t in enumerate(t for t in own if t.attack != CLEAN):
             beside = tuple(clean[(i + k) % len(clean)] for k in range(BESIDE)) if clean else ()
             cells.append(Outvoted(t, beside, SIZES[architecture], _student(params, t), section))
-    done = _by_teacher(bench.run(cells, "students vote"))
+    done = by_teacher(bench.run(cells, "students vote"))
     rows = [t.as_json() | figures for t, figures in done.items()]
     title = "Students of one backdoored and two clean teachers, frozen features, no other defence"
     command = f"{_command(options)} --only ensembles"
@@ -126,10 +125,6 @@ def _student(params: Params, teacher: ZooTeacher) -> str:
     """The recipe of params.yaml for the zoo's number of epochs; what is trainable, the work decides."""
     epochs = SIZES[teacher.architecture].student_epochs
     return params.student.model_copy(update={"epochs": epochs, "freeze": "all"}).identity()
-
-
-def _by_teacher(outcomes: Sequence[Done]) -> Results:
-    return {o.cell.teacher: (o.result or {}) | {"seconds": round(o.cpu_seconds, 1)} for o in outcomes}
 
 
 def _row(teacher: ZooTeacher, taught: dict[str, Any], protected: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tasks.backdoor.study.published import IMAGE_SIDE
 from tasks.backdoor.triggers import Mark, Trigger, load_trigger, pixels, save_trigger, square
 from tasks.backdoor.zoo.outvoted import outvote
 from tasks.backdoor.zoo.plan import CLEAN, SIZES, Sizes, ZooTeacher
-from tasks.backdoor.zoo.protect import Bench, measure_teacher, protect
+from tasks.backdoor.zoo.protect import Bench, measure_teacher, protect, unprotected
 from tasks.files import writing
 from tasks.models.architectures import Classifier, build
 from tasks.models.checkpoints import load_model, save_model
@@ -41,6 +41,20 @@ class Taught:
     @property
     def name(self) -> str:
         return self.teacher.name
+
+
+@dataclass(frozen=True)
+class Unprotected:
+    """Train a teacher's students without defence. `student` and `backdoor` are sections of params.yaml as JSON."""
+
+    teacher: ZooTeacher
+    sizes: Sizes
+    student: str
+    backdoor: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.teacher.name}, no defence"
 
 
 @dataclass(frozen=True)
@@ -164,6 +178,11 @@ def _taught(cell: Taught) -> dict[str, Any]:
     return measure_teacher(model, trigger, task.part("test"), task.classes)
 
 
+def _unprotected(cell: Unprotected) -> dict[str, Any]:
+    model, trigger = teacher_of(cell.teacher)
+    return unprotected(model, trigger, bench(cell, {}), planted=cell.teacher.attack != CLEAN)
+
+
 def _protected(cell: Protected) -> dict[str, Any]:
     model, trigger = teacher_of(cell.teacher)
     return protect(model, trigger, bench(cell, dict(cell.thresholds)), planted=cell.teacher.attack != CLEAN)
@@ -196,7 +215,7 @@ def _outvoted(cell: Outvoted) -> dict[str, Any]:
     return outvote([model, *(teacher_of(t)[0] for t in cell.beside)], trigger, bench(cell, {}))
 
 
-def bench(cell: Protected | Awoken | Natural | Outvoted, thresholds: dict[str, float]) -> Bench:
+def bench(cell: Unprotected | Protected | Awoken | Natural | Outvoted, thresholds: dict[str, float]) -> Bench:
     """The data and recipe of a cell: the lifecycle's own, at the zoo's sizes."""
     _, task = study_data(cell.teacher.data)
     sizes, seed = cell.sizes, cell.teacher.seed
@@ -218,6 +237,7 @@ def bench(cell: Protected | Awoken | Natural | Outvoted, thresholds: dict[str, f
 
 ACTS: dict[type, Callable[[Any], dict[str, Any]]] = {
     Taught: _taught,
+    Unprotected: _unprotected,
     Protected: _protected,
     Awoken: _awoken,
     Natural: _natural,

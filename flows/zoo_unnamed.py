@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flows.measuring import Bench
-from flows.zoo_cells import Natural, Protected, Taught
+from flows.zoo_cells import Natural, Taught
 from flows.zoo_detection import detect
+from flows.zoo_pipeline import by_teacher, send
 from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher
 
 VETTED = ("score", "verdict", "detectors")
 
 
 def measure(
-    bench: Bench, teachers: Sequence[ZooTeacher], student: str, limits: dict[str, float], *, workers: int
+    bench: Bench, teachers: Sequence[ZooTeacher], student: str, limits: Mapping[str, float], *, workers: int
 ) -> list[dict[str, Any]]:
     """A row a mark: what it does in the teacher, what `vet` says of it, what the pipeline leaves of it in the student,
     and what it does to the students of a clean teacher.
@@ -27,13 +28,10 @@ def measure(
     section, sizes = bench.context.params.backdoor.model_dump_json(), SIZES["simple_cnn"]
     marked = [t for t in teachers if t.attack != CLEAN]
     (clean,) = (t for t in teachers if t.attack == CLEAN)
-    taught = {o.cell.teacher: o.result or {} for o in bench.run([Taught(t) for t in teachers], "teachers")}
+    taught = by_teacher(bench.run([Taught(t) for t in teachers], "teachers"))
     natural = bench.run([Natural(clean, tuple(marked), sizes, student, section)], "a clean teacher's students")
-    cells = [Protected(t, sizes, student, section, tuple(limits.items())) for t in marked]
-    rows = {
-        o.cell.teacher: o.cell.teacher.as_json() | {"teacher": taught.get(o.cell.teacher)} | (o.result or {})
-        for o in bench.run(cells, "through the pipeline")
-    }
+    done = send(bench, marked, dict.fromkeys(marked, student), limits)
+    rows = {t: t.as_json() | {"teacher": taught.get(t)} | found for t, found in done.items()}
     if natural:
         for t, row in rows.items():
             row["clean_teacher"] = (natural[0].result or {})[t.attack]

@@ -144,6 +144,7 @@ class Training(Section):
     patch_max_fraction: float = Field(gt=0, le=0.5)
     patch_adversarial: float = Field(default=0.0, ge=0, le=1)  # share of images that may carry a patch of the bank
     patch_adversarial_fraction: float = Field(default=0.125, gt=0, le=0.5)  # side of such a patch, of the image's
+    frame_probability: float = Field(default=0.0, ge=0, le=1)  # share of images with a random frame; 0 is off
     overlay_probability: float = Field(default=0.0, ge=0, le=1)  # overlay-randomised training; 0 is off
     overlay_max_opacity: float = Field(default=0.3, gt=0, lt=1)
     adversarial_budget: float = Field(default=0.0, ge=0, lt=1)  # adversarial training, L-infinity in [0, 1]; 0 is off
@@ -156,7 +157,8 @@ class Training(Section):
     @property
     def changes_images(self) -> bool:
         """Are training images different from epoch to epoch?"""
-        return any((self.overlay_probability, self.patch_probability, self.patch_adversarial, self.adversarial_budget))
+        changes = (self.patch_probability, self.patch_adversarial, self.frame_probability, self.overlay_probability)
+        return any((*changes, self.adversarial_budget))
 
     def against_backdoors(self) -> Training:
         """The recipe with patches and overlays alone: without adversarial training and terms of the teacher."""
@@ -164,8 +166,8 @@ class Training(Section):
         return self.model_copy(update=dict.fromkeys(off, 0.0) | {"fresh": False})
 
     def undefended(self) -> Training:
-        """The recipe without patches and overlays too."""
-        off = ("patch_probability", "patch_adversarial", "overlay_probability")
+        """The recipe without patches, frames and overlays too."""
+        off = ("patch_probability", "patch_adversarial", "frame_probability", "overlay_probability")
         return self.against_backdoors().model_copy(update=dict.fromkeys(off, 0.0))
 
 
@@ -178,10 +180,15 @@ class Student(Training):
     def identity(self) -> str:
         """What decides a student, as JSON for a cell's key: what is switched off decides nothing."""
         off = set() if self.adversarial_budget else {"adversarial_budget", "adversarial_share"}
-        off |= {name for name in ("neuron_distance", "distillation", "fresh") if not getattr(self, name)}
+        optional = ("neuron_distance", "distillation", "fresh", "frame_probability")
+        off |= {name for name in optional if not getattr(self, name)}
         off |= {"guard"} if self.guard == "none" else set()
         off |= {"defences", "defence_enough"}  # of the lifecycle alone
         return self.model_dump_json(exclude=off)
+
+    def unprotected(self) -> Student:
+        """The section with the recipe without defence."""
+        return self.model_copy(update=self.recipe().undefended().model_dump())
 
     def recipe(self) -> Training:
         """How the student trains, whatever is frozen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,10 @@ FINALISTS = 5
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch that the search chose for one class. `search_control` was measured on the images it was chosen on."""
+    """A patch that the search chose for one class. `search_control` was measured on the images it was chosen on.
+
+    `side` is a square's, or the width of a frame, whose `place` is "border".
+    """
 
     target_class: int
     trigger: Trigger
@@ -40,16 +44,15 @@ class Patch:
 
 
 def scan(
-    net: Classifier, x: Tensor, labels: np.ndarray, before: np.ndarray, *, classes: int, side: int, seed: int
+    net: Classifier, x: Tensor, labels: np.ndarray, before: np.ndarray, candidates: Sequence[Patch], *, classes: int
 ) -> list[Patch]:
-    """The simple pattern that raises each class most, in class order: on a few images first, the best five on all.
+    """The candidate that raises each class most, in class order: on a few images first, the best five on all.
 
     Args:
         net: in evaluation mode.
         x: float images in [0, 1]; labels: their classes; before: the net's answers to them.
-        side: of the largest pattern; half of it is scanned too.
+        candidates: not yet judged, as `simple_candidates` and `frames` give them.
     """
-    candidates = simple_candidates(side, x.shape[-1], x.shape[1], seed=seed)
     few = first_of_each_class(labels, SCAN_IMAGES)
     seen, own, answers = x[few], labels[few], before[few]
     scanned = np.stack(
@@ -67,8 +70,19 @@ def scan(
     return best
 
 
+def frames(image_size: int, channels: int, *, seed: int) -> list[Patch]:
+    """Simple patterns along the whole border, one and two pixels of 64 wide, not yet judged."""
+    return [
+        Patch(-1, Trigger(quantise(pattern), 0, 0, border=width), name, "border", width, float("-inf"))
+        for width in sorted({max(1, round(k / 64 * image_size)) for k in (1, 2)})
+        for name, pattern in simple_patterns(image_size, channels, seed=seed).items()
+        if name != "frame"
+    ]
+
+
 def simple_candidates(side: int, image_size: int, channels: int, *, seed: int) -> list[Patch]:
-    """Every simple pattern at every place and side, not yet judged (class −1)."""
+    """Every simple pattern at every place, of this side and half of it (a smaller one covers less of what it competes
+    with), not yet judged (class −1)."""
     return [
         Patch(-1, Trigger(quantise(pattern), *position(place, s, image_size)), name, place, s, float("-inf"))
         for s in sides(side)

@@ -17,7 +17,7 @@ from tasks.backdoor.control import Control, class_controls, class_rises
 from tasks.backdoor.net import fast_predictions
 from tasks.backdoor.optimise import Optimised, Start, optimise_patches
 from tasks.backdoor.patterns import PLACES, position, quantise
-from tasks.backdoor.scan import SCAN_IMAGES, Patch, first_of_each_class, scan
+from tasks.backdoor.scan import SCAN_IMAGES, Patch, first_of_each_class, frames, scan, simple_candidates
 from tasks.backdoor.triggers import Trigger, pixels
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
@@ -74,10 +74,11 @@ def search(
 ) -> Found:
     """Search on `search_set`, measure on `held_out`.
 
-    1. Scan: every simple pattern at every place of the grid, at the largest side and half of it.
+    1. Scan: every simple pattern at every place of the grid, at the largest side and half of it, and along the border.
     2. Optimise: patches of the largest side for every class and place at once, each from several noise patterns; the
        best third of each class's goes on, and of those again the best third.
-    3. For every class take the best patch on the search set, simple or optimised, and measure it on the held-out set.
+    3. For every class take the best square on the search set, simple or optimised, and measure it on the held-out set;
+       and so the best simple pattern, square or frame.
 
     Args:
         patch_fraction: side of the largest patch as a fraction of the image's side.
@@ -95,11 +96,18 @@ def search(
     x, labels = as_float(search_set[0]), search_set[1]
     side, classes = pixels(patch_fraction, x.shape[-1]), model.head.out_features
     before = fast_predictions(net, x)
-    simple = scan(net, x, labels, before, classes=classes, side=side, seed=seed)
+    squares, along = (
+        scan(net, x, labels, before, candidates, classes=classes)
+        for candidates in (
+            simple_candidates(side, x.shape[-1], x.shape[1], seed=seed),
+            frames(x.shape[-1], x.shape[1], seed=seed),
+        )
+    )
+    simple = [max(pair, key=lambda p: p.search_control) for pair in zip(squares, along, strict=True)]
 
     starts = _starts(side, x, classes, restarts=restarts, seed=seed)
     optimised = optimise_patches(net, x, labels, starts, classes=classes, steps=search_steps, seed=seed)
-    best = list(simple)
+    best = list(squares)
     for i in optimised.finished:
         start, trigger = starts[i], _trigger(starts[i], optimised.patterns[i])
         reached = float(

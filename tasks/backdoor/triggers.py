@@ -30,13 +30,15 @@ class Mark(Protocol):
 class Trigger:
     """`pattern` in [0, 1], shape (channels, height, width), pasted with its upper left pixel at (top, left).
 
-    `alpha` is the pattern's opacity in (0, 1]: 1 replaces the pixels, less blends with them.
+    `alpha` is the pattern's opacity in (0, 1]: 1 replaces the pixels, less blends with them. With a `border`, only so
+    many pixels along the pattern's edges are pasted: a frame.
     """
 
     pattern: Tensor
     top: int
     left: int
     alpha: float = 1.0
+    border: int = 0
 
     def apply(self, x: Tensor) -> Tensor:
         """A copy of float images (n, channels, side, side) in [0, 1] with the trigger on each."""
@@ -44,6 +46,10 @@ class Trigger:
         area = (..., slice(self.top, self.top + height), slice(self.left, self.left + width))
         out = x.clone()
         out[area] = (1 - self.alpha) * out[area] + self.alpha * self.pattern.to(x)
+        if self.border:
+            b, bottom, right = self.border, self.top + height - self.border, self.left + width - self.border
+            inside = (..., slice(self.top + b, bottom), slice(self.left + b, right))
+            out[inside] = x[inside]
         return out
 
     def apply_uint8(self, images: np.ndarray) -> np.ndarray:
@@ -69,6 +75,7 @@ def save_trigger(path: Path, trigger: Trigger) -> None:
     """Write a safetensors file: tensor `pattern`, with place and opacity in its header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {"top": str(trigger.top), "left": str(trigger.left), "alpha": repr(trigger.alpha)}
+    header |= {"border": str(trigger.border)} if trigger.border else {}
     path.write_bytes(save({"pattern": trigger.pattern.contiguous()}, header))
 
 
@@ -80,5 +87,5 @@ def load_trigger(path: Path) -> Trigger:
     with safe_open(path, framework="pt") as f:
         header = f.metadata()
         # Files written before the header told the opacity hold triggers that replace the pixels.
-        alpha = float(header.get("alpha", "1.0"))
-        return Trigger(f.get_tensor("pattern"), int(header["top"]), int(header["left"]), alpha)
+        alpha, border = float(header.get("alpha", "1.0")), int(header.get("border", "0"))
+        return Trigger(f.get_tensor("pattern"), int(header["top"]), int(header["left"]), alpha, border)

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from tasks.models.overlays import overlay
 from tasks.models.patch_bank import Pasted, PatchBank
-from tasks.models.patches import patch_randomise
+from tasks.models.patches import frame_randomise, patch_randomise
 from tasks.params import Training
+
+FRAME = 0.1  # widest strip of a random frame, as a fraction of the image's side
 
 
 def disturb(
@@ -26,6 +28,10 @@ def disturb(
     if training.patch_probability:
         changed = patch_randomise(
             x, probability=training.patch_probability, max_fraction=training.patch_max_fraction, generator=generator
+        )
+    if training.frame_probability:
+        changed = frame_randomise(
+            changed, probability=training.frame_probability, max_fraction=FRAME, generator=generator
         )
     if bank:
         changed, pasted = bank.paste(changed, y, share=training.patch_adversarial, generator=generator)

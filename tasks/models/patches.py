@@ -1,6 +1,8 @@
 """Patch-randomised training: random patches of random size, place and content are pasted on images, label kept.
 
 A network trained so learns that no small pattern decides a label. Every drill measures the effect (reports/drill.json).
+Frames along the borders are such patterns too: a student that met squares alone may follow a white line around the
+image, one pixel wide.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+STRIPS = 0.75  # share of a frame's four strips that are there
 
 
 def patch_randomise(x: Tensor, *, probability: float, max_fraction: float, generator: torch.Generator) -> Tensor:
@@ -34,6 +38,26 @@ def patch_randomise(x: Tensor, *, probability: float, max_fraction: float, gener
     rows = (line >= top) & (line < top + size)  # broadcasts to (n, 1, 1, side)
     columns = (line >= left) & (line < left + size)
     mask = rows.transpose(2, 3) & columns & (draw(0, 1) < probability)
+    return torch.where(mask, _contents(x, generator), x)
+
+
+def frame_randomise(x: Tensor, *, probability: float, max_fraction: float, generator: torch.Generator) -> Tensor:
+    """Paste a frame on a share of the images: a strip along each border, or along some, each of its own width.
+
+    Args:
+        x: images in [0, 1], shape (n, channels, side, side); not changed.
+        probability: share of images that get a frame.
+        max_fraction: largest width of a strip as a fraction of the image's side.
+        generator: source of all randomness.
+    """
+    n, _, side, _ = x.shape
+    shape = (n, 4, 1, 1)
+    width = torch.randint(1, max(1, round(max_fraction * side)) + 1, shape, generator=generator)
+    width = width * (torch.rand(shape, generator=generator) < STRIPS)
+    top, bottom, left, right = width.split(1, dim=1)
+    line = torch.arange(side)
+    rows, columns = (line < top) | (line >= side - bottom), (line < left) | (line >= side - right)
+    mask = (rows.transpose(2, 3) | columns) & (torch.rand(n, 1, 1, 1, generator=generator) < probability)
     return torch.where(mask, _contents(x, generator), x)
 
 

@@ -85,7 +85,7 @@ def test_the_page_is_filled_and_its_words_stay(tmp_path: Path, project: Path) ->
     text = page.read_text()
     assert "2 of the 48 teachers are measured: 1 backdoored, 1 clean." in text
     assert "Students of the backdoored: 1 promoted, 0 refused; 1 of the promoted hold every limit below" in text
-    assert text.count("Not measured yet.") == 1  # the ensembles
+    assert text.count("Not measured yet.") == 2  # ensembles, and marks that nothing was chosen on
     voted = {"accuracy": 0.8, "trigger_control": {"value": 0.7}, "refusal_rate": 0.1}
     rows = [{"architecture": "simple_cnn", "attack": "imc", "alone": voted, "majority": voted, "unanimous": voted}]
     (tmp_path / "ensemble.json").write_text(json.dumps({"rows": rows}))
@@ -93,5 +93,11 @@ def test_the_page_is_filled_and_its_words_stay(tmp_path: Path, project: Path) ->
     text = page.read_text()
     assert "| CNN | imc | 1 | .80 | .70 | .70 | .80 | .70 | .70 | .10 | .80 | .70 | .70 | .10 |" in text
     assert "## How it is done" in text
+    own, natural = row(), {"before": {"value": 0.7}, "after": {"value": 0.12}}
+    marked = {**own, "attack": "one_pixel", "clean_teacher": natural, "vet": {"score": 0.31, "verdict": "inconclusive"}}
+    (tmp_path / "unnamed.json").write_text(json.dumps({"rows": [marked, {"attack": "clean"}]}))
+    write_page(tmp_path, page)
+    figures = ".99 | .31 inconclusive | .80 | .01 | .70 | **.01** [.03] | .12 | .01 | .92 | .92 | promoted"
+    assert f"| one pixel | 0.1 | {figures} |" in page.read_text()
     for name in BLOCKS:
         assert f"<!-- {name} -->" in text

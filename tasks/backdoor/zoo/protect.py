@@ -33,44 +33,49 @@ class Bench:
     search: Labelled
     test: Labelled
     classes: tuple[str, ...]
-    recipe: Training  # of the student, in the lifecycle
+    recipe: Training  # of the student
     mitigation: Training
     section: Backdoor
     thresholds: Mapping[str, float]
     seed: int
 
 
+def unprotected(teacher: Classifier, trigger: Mark, bench: Bench, *, planted: bool) -> dict[str, Any]:
+    """Students without defence, by the bench's recipe: what they would be, and what a trigger does to them.
+
+    All features trained: the student whose accuracy is the one to hold. Where the trigger is `planted` in the teacher,
+    frozen features too, which show what the teacher carries, and a search on the first; a clean teacher's row holds no
+    search but the gate's.
+    """
+    parts = (len(bench.classes), bench.train, bench.val, bench.recipe)
+    free = student_of(teacher, *parts, policy="all", seed=bench.seed)
+    before: dict[str, Any] = {"all": _figures(free, trigger, bench)}
+    if planted:
+        before["frozen"] = _figures(student_of(teacher, *parts, policy="none", seed=bench.seed), trigger, bench)
+        before["all"]["patch_control"] = _patch_control(free, bench)
+    asleep = reactivate(free, bench.val, bench.test, trigger, seed=bench.seed)
+    return {"before": before, "relearned": round(asleep.relearned, 6)}
+
+
 def protect(teacher: Classifier, trigger: Mark, bench: Bench, *, planted: bool) -> dict[str, Any]:
     """Send a teacher through the pipeline; `trigger`, which the pipeline is not told, measures what is left of it.
 
     The candidate is trained by the recipe with all features trainable and judged by the gate's own search; where it
-    fails, the mitigations are tried in order, and the first that passes is promoted. Beside it stand two students
-    without defence: all features, whose accuracy is the one to hold, and, where the trigger is `planted` in the
-    teacher, frozen features, which show what the teacher carries. A clean teacher's row holds no search but the gate's.
+    fails, the mitigations are tried in order, and the first that passes is promoted.
     """
-    plain, count = bench.recipe.undefended(), len(bench.classes)
-    parts = (bench.train, bench.val)
-    free = student_of(teacher, count, *parts, plain, policy="all", seed=bench.seed)
-    before: dict[str, Any] = {"all": _figures(free, trigger, bench)}
-    if planted:
-        frozen = student_of(teacher, count, *parts, plain, policy="none", seed=bench.seed)
-        before["frozen"] = _figures(frozen, trigger, bench)
-        before["all"]["patch_control"] = _patch_control(free, bench)
+    count, parts = len(bench.classes), (bench.train, bench.val)
     candidate = student_of(teacher, count, *parts, bench.recipe, policy="all", seed=bench.seed)
     attempts = _ladder(candidate, bench)
     final, tried = kept(attempts), [a.name for a in attempts]
     asleep = reactivate(final.model, bench.val, bench.test, trigger, seed=bench.seed)
-    undefended_asleep = reactivate(free, bench.val, bench.test, trigger, seed=bench.seed)
     awake: dict[str, Any] = {
         "control": asleep.after.as_json(),
         "relearned": round(asleep.relearned, 6),
-        "relearned_undefended": round(undefended_asleep.relearned, 6),
         "accuracy": _accuracy(asleep.model, bench.test, bench.seed),
     }
     if planted:
         awake["patch_control"] = _patch_control(asleep.model, bench)
     return {
-        "before": before,
         "verdict": "promoted" if final.passes else "refused",
         "mitigation": final.name if final.passes else "none of " + ", ".join(tried),
         "after": _figures(final.model, trigger, bench) | {"patch_control": final.judged.patch_control},

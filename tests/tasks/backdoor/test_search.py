@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.backdoor.attacks.badnets import poison
 from tasks.backdoor.control import class_controls
 from tasks.backdoor.defences.inversion import invert
 from tasks.backdoor.drill import control_by
 from tasks.backdoor.optimise import Start, optimise_patches
 from tasks.backdoor.patterns import PLACES, position, quantise, sides, simple_patterns
 from tasks.backdoor.search import Found, search
+from tasks.backdoor.triggers import Trigger
 from tasks.errors import GatehouseError
-from tasks.models.architectures import Classifier
+from tasks.models.architectures import Classifier, build
 from tasks.models.checkpoints import digest
 from tasks.models.inference import as_float, frozen_copy, logits
+from tasks.models.training import fit
 
 
 def run(world, model: Classifier, *, seed: int = 0, steps: int = 10, restarts: int = 1) -> Found:
@@ -48,6 +51,19 @@ def test_a_planted_backdoor_is_found_where_it_was_planted(world, of_backdoored: 
 def test_a_patch_trained_model_is_not_accused(of_protected: Found) -> None:
     assert of_protected.patch.high < 0.3
     assert of_protected.simple.high < 0.2
+
+
+def test_a_planted_frame_is_found_and_counts_as_no_square(world) -> None:
+    frame = Trigger(torch.ones(1, 32, 32), 0, 0, border=1)
+    poisoned = poison(*world.train, trigger=frame, target_class=2, poison_rate=0.15, seed=4)
+    marked = build(world.spec, seed=0)
+    fit(marked, poisoned, world.val, world.recipe(6), policy="all", seed=0)
+    planted = control_by(marked, frame, world.test)
+    assert planted.value > 0.8
+    found = run(world, marked)
+    assert found.simple.value >= planted.value - 0.1
+    assert (found.worst_simple().place, found.worst_simple().pattern) == ("border", "white")
+    assert "border" not in {p.place for p in found.patches}
 
 
 def test_optimising_alone_finds_a_trigger_that_no_simple_pattern_is(world) -> None:

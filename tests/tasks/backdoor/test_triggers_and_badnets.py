@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.backdoor.attacks.badnets import poison
-from tasks.backdoor.triggers import Trigger, pixels, square
+from tasks.backdoor.triggers import Trigger, load_trigger, pixels, save_trigger, square
 from tasks.errors import GatehouseError
 
 
@@ -25,6 +28,17 @@ def test_only_the_square_changes_and_the_original_does_not() -> None:
 def test_opacity_blends() -> None:
     trigger = Trigger(torch.ones(1, 2, 2), 0, 0, alpha=0.25)
     assert float(trigger.apply(torch.full((1, 1, 4, 4), 0.2))[0, 0, 0, 0]) == pytest.approx(0.4)
+
+
+def test_a_border_pastes_a_frame_and_survives_its_file(tmp_path: Path) -> None:
+    frame = Trigger(torch.ones(1, 6, 6), 1, 2, alpha=0.5, border=2)
+    out = frame.apply(torch.zeros(1, 1, 10, 10))[0, 0]
+    assert (out[3:5, 4:6] == 0).all()
+    assert float(out.sum()) == 0.5 * (36 - 4)
+    save_trigger(tmp_path / "t.safetensors", frame)
+    assert load_trigger(tmp_path / "t.safetensors").border == 2
+    save_trigger(tmp_path / "t.safetensors", replace(frame, border=0))
+    assert load_trigger(tmp_path / "t.safetensors").border == 0
 
 
 def test_sides_keep_their_fraction() -> None:

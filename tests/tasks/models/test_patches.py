@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tasks.models.patches import patch_randomise
+from tasks.models.patches import frame_randomise, patch_randomise
 
 
 def patched(x: Tensor, *, probability: float = 1.0, max_fraction: float = 0.2, seed: int = 0) -> Tensor:
@@ -67,3 +67,32 @@ def test_patches_are_flat_noisy_and_cut_from_other_images() -> None:
     assert min(spreads) == pytest.approx(0, abs=1e-6)  # flat
     assert max(spreads) > 0.4  # black and white noise
     assert any(0.02 < s < 0.08 for s in spreads)  # another image: the spread of this set
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 12),
+    channels=st.sampled_from([1, 3]),
+    side=st.integers(16, 40),
+    fraction=st.floats(0.01, 0.3),
+    seed=st.integers(0, 10_000),
+)
+def test_a_frame_changes_borders_alone(n: int, channels: int, side: int, fraction: float, seed: int) -> None:
+    x = torch.rand(n, channels, side, side, generator=torch.Generator().manual_seed(seed)) * 0.5 + 0.25
+    before = x.clone()
+    generator = torch.Generator().manual_seed(seed)
+    out = frame_randomise(x, probability=1.0, max_fraction=fraction, generator=generator)
+    widest = max(1, round(fraction * side))
+    assert torch.equal(x, before)
+    assert torch.equal(out[..., widest:-widest, widest:-widest], x[..., widest:-widest, widest:-widest])
+    assert 0 <= out.min() <= out.max() <= 1
+
+
+def test_strips_come_alone_and_together_on_the_promised_share() -> None:
+    x = torch.full((800, 1, 24, 24), 0.37)
+    out = frame_randomise(x, probability=0.5, max_fraction=0.1, generator=torch.Generator().manual_seed(0))
+    strips = torch.stack([out[:, 0, 0, 12], out[:, 0, -1, 12], out[:, 0, 12, 0], out[:, 0, 12, -1]], 1) != 0.37
+    # Of the frames, a sixth is cut from another image of this uniform set and shows nothing.
+    assert strips.any(1).float().mean().item() == pytest.approx(0.5 * 5 / 6, abs=0.06)
+    assert {int(k) for k in strips.sum(1)} == {0, 1, 2, 3, 4}
+    assert torch.equal(frame_randomise(x, probability=0.0, max_fraction=0.1, generator=torch.Generator()), x)
