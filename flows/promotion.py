@@ -244,10 +244,14 @@ def _report(
 
 
 def _revision() -> dict[str, str]:
-    """The code's revision and whether the working tree is clean, where this is a git checkout."""
+    """The code's revision and whether the working tree is clean, where this is a git checkout.
+
+    dvc.lock does not count: the run itself writes it.
+    """
+    others = ["--", ":/", ":(top,exclude)dvc.lock"]
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain", *others], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"revision": head.stdout.strip(), "state": "with local changes" if changes.stdout.strip() else "clean"}

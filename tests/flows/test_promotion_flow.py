@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -227,3 +228,15 @@ def no_pickle(folder: Path) -> list[Path]:
             with zipfile.ZipFile(path) as archive:
                 found += [path for n in archive.namelist() if n.endswith(".pkl") or archive.read(n)[:1] == b"\x80"]
     return found
+
+
+def test_what_the_run_writes_is_no_change_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert promotion._revision() == {}
+    commit = ("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "one")
+    for words in (("init", "-q"), commit):
+        subprocess.run(["git", *words], check=True)
+    (tmp_path / "dvc.lock").write_text("stages: {}\n")
+    assert promotion._revision()["state"] == "clean"
+    (tmp_path / "other.py").write_text("")
+    assert promotion._revision()["state"] == "with local changes"
