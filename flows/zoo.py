@@ -68,7 +68,6 @@ def _unnamed(context: Context, seed: int, options: argparse.Namespace) -> None:
         "hardware": hardware(),
     }
     keep(UNNAMED, table, write_page)
-    bench.close()
 
 
 def _protect(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, options: argparse.Namespace) -> None:

@@ -24,6 +24,9 @@ def measure(
         teachers: the marked ones, and a clean one.
         student: the recipe, as JSON.
         limits: the policy's thresholds of the gate.
+
+    Raises:
+        GatehouseError: something could not be measured.
     """
     section, sizes = bench.context.params.backdoor.model_dump_json(), SIZES["simple_cnn"]
     marked = [t for t in teachers if t.attack != CLEAN]
@@ -31,10 +34,12 @@ def measure(
     taught = by_teacher(bench.run([Taught(t) for t in teachers], "teachers"))
     natural = bench.run([Natural(clean, tuple(marked), sizes, student, section)], "a clean teacher's students")
     done = send(bench, marked, dict.fromkeys(marked, student), limits)
-    rows = {t: t.as_json() | {"teacher": taught.get(t)} | found for t, found in done.items()}
-    if natural:
-        for t, row in rows.items():
-            row["clean_teacher"] = (natural[0].result or {})[t.attack]
-    vetted = {row["attack"]: row for row in detect(bench.context, [clean, *rows], workers=workers)["rows"]}
-    clean_row = clean.as_json() | {"vet": {k: vetted[CLEAN][k] for k in VETTED}}
-    return [*(r | {"vet": {k: vetted[r["attack"]][k] for k in VETTED}} for r in rows.values()), clean_row]
+    bench.close()  # no table of some marks alone; what was measured is kept for the next call
+    vetted = {row["attack"]: row for row in detect(bench.context, teachers, workers=workers)["rows"]}
+    rows = []
+    for t in teachers:
+        row = t.as_json() | {"vet": {k: vetted[t.attack][k] for k in VETTED}}
+        if t in done:
+            row |= {"teacher": taught[t], "clean_teacher": (natural[0].result or {})[t.attack]} | done[t]
+        rows.append(row)
+    return rows
