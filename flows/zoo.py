@@ -61,13 +61,15 @@ def _unnamed(context: Context, seed: int, options: argparse.Namespace) -> None:
     limits = thresholds(decide(context.params.risk))
     bench = Bench(context, work, STORE, VERSION, options.workers)
     student = _student(context.params, teachers[0])
-    rows = zoo_unnamed.measure(bench, teachers, student, limits, workers=options.workers)
-    table = _table(rows, limits, options) | {
+    about = {
         "title": "Marks that nothing in the pipeline was chosen on, through vet and the gate",
         "command": f"{_command(options)} --only unnamed",
         "hardware": hardware(),
+        "student": context.params.student.model_dump(mode="json"),
     }
-    keep(UNNAMED, table, write_page)
+    for rows in zoo_unnamed.measure(bench, teachers, student, limits):
+        keep(UNNAMED, _table(rows, limits, options) | about, write_page)
+    bench.close()
 
 
 def _protect(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, options: argparse.Namespace) -> None:

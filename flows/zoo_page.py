@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from flows.pages import fill, grid, number
-from tasks.backdoor.zoo.plan import CLEAN, zoo
+from tasks.backdoor.zoo.plan import CLEAN, UNNAMED, zoo
 from tasks.files import read_json
 
 PAGE = Path("docs/protection.md")
@@ -196,7 +196,9 @@ def _unnamed(tables: Tables) -> str:
                 number(after["accuracy"]["value"]), r["verdict"],
             )
         )  # fmt: skip
-    return grid(header, lines) if lines else "Not measured yet."
+    if not lines:
+        return "Not measured yet."
+    return f"{len(lines)} of {len(UNNAMED)} marks are measured.\n\n{grid(header, lines)}"
 
 
 BLOCKS: Mapping[str, Callable[[Tables], str]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flows.measuring import Bench
@@ -15,10 +15,10 @@ VETTED = ("score", "verdict", "detectors")
 
 
 def measure(
-    bench: Bench, teachers: Sequence[ZooTeacher], student: str, limits: Mapping[str, float], *, workers: int
-) -> list[dict[str, Any]]:
-    """A row a mark: what it does in the teacher, what `vet` says of it, what the pipeline leaves of it in the student,
-    and what it does to the students of a clean teacher.
+    bench: Bench, teachers: Sequence[ZooTeacher], student: str, limits: Mapping[str, float]
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows, more of them after every few marks: what a mark does in the teacher, what `vet` says of that, what the
+    pipeline leaves of it in the student, and what it does to the students of a clean teacher.
 
     Args:
         teachers: the marked ones, and a clean one.
@@ -26,20 +26,22 @@ def measure(
         limits: the policy's thresholds of the gate.
 
     Raises:
-        GatehouseError: something could not be measured.
+        GatehouseError: a teacher, or the clean one's students, could not be measured.
     """
     section, sizes = bench.context.params.backdoor.model_dump_json(), SIZES["simple_cnn"]
     marked = [t for t in teachers if t.attack != CLEAN]
     (clean,) = (t for t in teachers if t.attack == CLEAN)
     taught = by_teacher(bench.run([Taught(t) for t in teachers], "teachers"))
     natural = bench.run([Natural(clean, tuple(marked), sizes, student, section)], "a clean teacher's students")
-    done = send(bench, marked, dict.fromkeys(marked, student), limits)
-    bench.close()  # no table of some marks alone; what was measured is kept for the next call
-    vetted = {row["attack"]: row for row in detect(bench.context, teachers, workers=workers)["rows"]}
-    rows = []
-    for t in teachers:
-        row = t.as_json() | {"vet": {k: vetted[t.attack][k] for k in VETTED}}
-        if t in done:
-            row |= {"teacher": taught[t], "clean_teacher": (natural[0].result or {})[t.attack]} | done[t]
-        rows.append(row)
-    return rows
+    if bench.failed:
+        bench.close()
+    vetted = {row["attack"]: row for row in detect(bench.context, teachers, workers=bench.workers)["rows"]}
+    begun = {t: t.as_json() | {"vet": {k: vetted[t.attack][k] for k in VETTED}} for t in teachers}
+    rows = [begun[clean]]
+    step = bench.workers * 2
+    for begin in range(0, len(marked), step):
+        some = marked[begin : begin + step]
+        for t, found in send(bench, some, dict.fromkeys(some, student), limits).items():
+            beside = (natural[0].result or {})[t.attack]
+            rows.append(begun[t] | {"teacher": taught[t], "clean_teacher": beside} | found)
+        yield rows

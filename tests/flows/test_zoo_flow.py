@@ -125,12 +125,9 @@ def test_marks_that_nothing_was_chosen_on_go_through_vet_and_the_gate(
     main(["--profile", "tiny", "--only", "unnamed", "--draw", "3"])
     assert len(vetted) == 3
     table = json.loads(zoo.UNNAMED.read_text())
-    assert [(r["attack"], r["poison_rate"]) for r in table["rows"]] == [
-        ("sinusoid", 0.1),
-        ("marker", 0.2),
-        ("clean", 0),
-    ]
-    for row in table["rows"][:2]:
+    planted = [(r["attack"], r["poison_rate"]) for r in table["rows"]]
+    assert planted == [("clean", 0), ("sinusoid", 0.1), ("marker", 0.2)]
+    for row in table["rows"][1:]:
         assert row["verdict"] in ("promoted", "refused")
         assert -1 <= row["teacher"]["control"]["value"] <= 1
         assert set(row["clean_teacher"]) == {"before", "after"}
