@@ -182,8 +182,9 @@ def _unnamed(tables: Tables) -> str:
         "a clean teacher's", "after the pipeline", "a clean teacher's ", "re-activated", "accuracy before", "after",
         "verdict",
     )  # fmt: skip
-    lines = []
-    for r in (r for r in tables.get("unnamed", []) if r["attack"] != CLEAN):
+    lines, marked = [], [r for r in tables.get("unnamed", []) if r["attack"] != CLEAN]
+    whole = [r for r in marked if "after" in r]
+    for r in whole:
         before, after, natural = r["before"], r["after"], r["clean_teacher"]
         control = after["control"]
         lines.append(
@@ -196,9 +197,17 @@ def _unnamed(tables: Tables) -> str:
                 number(after["accuracy"]["value"]), r["verdict"],
             )
         )  # fmt: skip
-    if not lines:
+    if not marked:
         return "Not measured yet."
-    return f"{len(lines)} of {len(UNNAMED)} marks are measured.\n\n{grid(header, lines)}"
+    tampered = sum(r["vet"]["verdict"] == "tampered" for r in marked)
+    seen = [
+        f"{r['attack'].replace('_', ' ')} {number(r['vet']['score'])}"
+        for r in sorted(marked, key=lambda r: -float(r["vet"]["score"]))
+    ]
+    return (
+        f"{len(whole)} of {len(UNNAMED)} marks went through the pipeline; `vet` calls {tampered} of {len(marked)} "
+        f"teachers tampered (score at least .5): {', '.join(seen)}.\n\n{grid(header, lines)}"
+    )
 
 
 BLOCKS: Mapping[str, Callable[[Tables], str]] = {

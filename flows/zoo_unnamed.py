@@ -17,8 +17,10 @@ VETTED = ("score", "verdict", "detectors")
 def measure(
     bench: Bench, teachers: Sequence[ZooTeacher], student: str, limits: Mapping[str, float]
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows, more of them after every few marks: what a mark does in the teacher, what `vet` says of that, what the
-    pipeline leaves of it in the student, and what it does to the students of a clean teacher.
+    """Rows, whole ones for a few more marks each time: what a mark does in the teacher, what `vet` says of that, what
+    the pipeline leaves of it in the student, and what it does to the students of a clean teacher.
+
+    Rows of marks that did not go through the pipeline yet hold what `vet` says alone.
 
     Args:
         teachers: the marked ones, and a clean one.
@@ -44,4 +46,4 @@ def measure(
         for t, found in send(bench, some, dict.fromkeys(some, student), limits).items():
             beside = (natural[0].result or {})[t.attack]
             rows.append(begun[t] | {"teacher": taught[t], "clean_teacher": beside} | found)
-        yield rows
+        yield [*rows, *(begun[t] for t in marked[begin + step :])]

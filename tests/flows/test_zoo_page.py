@@ -95,9 +95,11 @@ def test_the_page_is_filled_and_its_words_stay(tmp_path: Path, project: Path) ->
     assert "## How it is done" in text
     own, natural = row(), {"before": {"value": 0.7}, "after": {"value": 0.12}}
     marked = {**own, "attack": "one_pixel", "clean_teacher": natural, "vet": {"score": 0.31, "verdict": "inconclusive"}}
-    (tmp_path / "unnamed.json").write_text(json.dumps({"rows": [marked, {"attack": "clean"}]}))
+    later = {"attack": "warp", "poison_rate": 0.1, "vet": {"score": 0.9, "verdict": "tampered"}}
+    (tmp_path / "unnamed.json").write_text(json.dumps({"rows": [marked, later, {"attack": "clean"}]}))
     write_page(tmp_path, page)
     figures = ".99 | .31 inconclusive | .80 | .01 | .70 | **.01** [.03] | .12 | .01 | .92 | .92 | promoted"
+    assert "1 of 14 marks went through the pipeline; `vet` calls 1 of 2" in page.read_text()
     assert f"| one pixel | 0.1 | {figures} |" in page.read_text()
     for name in BLOCKS:
         assert f"<!-- {name} -->" in text
