@@ -99,7 +99,7 @@ def _awake(bench: Bench, rows: Results, section: str) -> None:
             by_class = row["after"]["control"]["by_class"]  # the test poisons towards the class that stands highest
             student = _student(bench.context.params, t)
             cells.append(
-                Awoken(t, clean_beside(t), by_class.index(max(by_class)), SIZES[t.architecture], student, section)
+                Awoken(t, SIZES[t.architecture], student, section, clean_beside(t), by_class.index(max(by_class)))
             )
     for t, found in by_teacher(bench.run(cells, "clean teachers' students re-activated")).items():
         rows[t]["reactivated"]["clean_teacher"] = found
@@ -114,7 +114,7 @@ def _outvote(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, opti
         clean = [t for t in own if t.attack == CLEAN]
         for i, t in enumerate(t for t in own if t.attack != CLEAN):
             beside = tuple(clean[(i + k) % len(clean)] for k in range(BESIDE)) if clean else ()
-            cells.append(Outvoted(t, beside, SIZES[architecture], _student(params, t), section))
+            cells.append(Outvoted(t, SIZES[architecture], _student(params, t), section, beside))
     done = by_teacher(bench.run(cells, "students vote"))
     rows = [t.as_json() | figures for t, figures in done.items()]
     title = "Students of one backdoored and two clean teachers, frozen features, no other defence"

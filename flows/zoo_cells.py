@@ -44,13 +44,22 @@ class Taught:
 
 
 @dataclass(frozen=True)
-class Unprotected:
-    """Train a teacher's students without defence. `student` and `backdoor` are sections of params.yaml as JSON."""
+class Schooling:
+    """A teacher whose students are trained. `student` and `backdoor` are sections of params.yaml as JSON."""
 
     teacher: ZooTeacher
     sizes: Sizes
     student: str
     backdoor: str
+
+    @property
+    def name(self) -> str:
+        return self.teacher.name
+
+
+@dataclass(frozen=True)
+class Unprotected(Schooling):
+    """Train a teacher's students without defence."""
 
     @property
     def name(self) -> str:
@@ -58,30 +67,18 @@ class Unprotected:
 
 
 @dataclass(frozen=True)
-class Protected:
-    """Send a teacher through the pipeline. The sections are of params.yaml as JSON, the thresholds of the policy."""
+class Protected(Schooling):
+    """Send a teacher through the pipeline. The thresholds are those of the policy."""
 
-    teacher: ZooTeacher
-    sizes: Sizes
-    student: str
-    backdoor: str
     thresholds: tuple[tuple[str, float], ...]
-
-    @property
-    def name(self) -> str:
-        return self.teacher.name
 
 
 @dataclass(frozen=True)
-class Awoken:
+class Awoken(Schooling):
     """Put a clean teacher's student to the re-activation test with another teacher's trigger, towards `target`."""
 
-    teacher: ZooTeacher  # whose trigger it is
-    clean: ZooTeacher
+    clean: ZooTeacher  # `teacher` is whose trigger it is
     target: int
-    sizes: Sizes
-    student: str
-    backdoor: str
 
     @property
     def name(self) -> str:
@@ -89,14 +86,10 @@ class Awoken:
 
 
 @dataclass(frozen=True)
-class Natural:
+class Natural(Schooling):
     """Lay other teachers' marks on the images that a clean teacher's students see."""
 
-    teacher: ZooTeacher
     others: tuple[ZooTeacher, ...]
-    sizes: Sizes
-    student: str
-    backdoor: str
 
     @property
     def name(self) -> str:
@@ -104,18 +97,10 @@ class Natural:
 
 
 @dataclass(frozen=True)
-class Outvoted:
+class Outvoted(Schooling):
     """Let students of a backdoored teacher and of clean ones vote."""
 
-    teacher: ZooTeacher
     beside: tuple[ZooTeacher, ...]
-    sizes: Sizes
-    student: str
-    backdoor: str
-
-    @property
-    def name(self) -> str:
-        return self.teacher.name
 
 
 def work(cell: Any) -> dict[str, Any]:
@@ -215,7 +200,7 @@ def _outvoted(cell: Outvoted) -> dict[str, Any]:
     return outvote([model, *(teacher_of(t)[0] for t in cell.beside)], trigger, bench(cell, {}))
 
 
-def bench(cell: Unprotected | Protected | Awoken | Natural | Outvoted, thresholds: dict[str, float]) -> Bench:
+def bench(cell: Schooling, thresholds: dict[str, float]) -> Bench:
     """The data and recipe of a cell: the lifecycle's own, at the zoo's sizes."""
     _, task = study_data(cell.teacher.data)
     sizes, seed = cell.sizes, cell.teacher.seed

@@ -34,7 +34,7 @@ def measure(
     marked = [t for t in teachers if t.attack != CLEAN]
     (clean,) = (t for t in teachers if t.attack == CLEAN)
     taught = by_teacher(bench.run([Taught(t) for t in teachers], "teachers"))
-    natural = bench.run([Natural(clean, tuple(marked), sizes, student, section)], "a clean teacher's students")
+    natural = bench.run([Natural(clean, sizes, student, section, tuple(marked))], "a clean teacher's students")
     if bench.failed:
         bench.close()
     vetted = {row["attack"]: row for row in detect(bench.context, teachers, workers=bench.workers)["rows"]}

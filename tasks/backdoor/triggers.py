@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -54,8 +55,13 @@ class Trigger:
 
     def apply_uint8(self, images: np.ndarray) -> np.ndarray:
         """The same on uint8 images, rounded."""
-        x = self.apply(torch.from_numpy(images).float() / 255)
-        return (x * 255).round().to(torch.uint8).numpy()
+        return on_uint8(self.apply, images)
+
+
+def on_uint8(change: Callable[[Tensor], Tensor], images: np.ndarray) -> np.ndarray:
+    """A change of float images in [0, 1], made on uint8 images and rounded; what leaves [0, 1] is cut off."""
+    x = change(torch.from_numpy(images).float() / 255).clamp(0, 1)
+    return (x * 255).round().to(torch.uint8).numpy()
 
 
 def square(*, side: int, channels: int, image_size: int, corner: Corner = "top_left", value: float = 1.0) -> Trigger:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tasks.backdoor.triggers import Trigger, on_uint8
+
 AMPLITUDE, CYCLES = 20 / 255, 6  # of the sinusoid, as its paper has them
 GRID, STRENGTH = 4, 0.5  # of the warp, as its paper has them
 GAMMA = 0.6
@@ -33,8 +35,7 @@ class Change:
 
     def apply_uint8(self, images: np.ndarray) -> np.ndarray:
         """Copies of uint8 images with the change on each, rounded."""
-        x = self.to(torch.from_numpy(images).float() / 255).clamp(0, 1)
-        return (x * 255).round().to(torch.uint8).numpy()
+        return on_uint8(self.to, images)
 
 
 def change(name: str, image_size: int, *, seed: int) -> Change:
@@ -155,10 +156,7 @@ def corners(size: int, _: torch.Generator) -> Callable[[Tensor], Tensor]:
 
 def frame(size: int, _: torch.Generator) -> Callable[[Tensor], Tensor]:
     """A white border, one pixel of 64 wide."""
-    edge = max(1, round(size / 64))
-    mask = torch.ones(size, size, dtype=torch.bool)
-    mask[edge:-edge, edge:-edge] = False
-    return partial(_white, mask=mask)
+    return Trigger(torch.ones(1, size, size), 0, 0, border=max(1, round(size / 64))).apply
 
 
 def _white(x: Tensor, *, mask: Tensor) -> Tensor:
