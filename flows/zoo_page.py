@@ -50,16 +50,22 @@ def misses(row: Row) -> list[str]:
 
 
 def why_refused(row: Row) -> str:
-    """Which of the gate's three checks the refused student fails (`tasks.backdoor.judge.checks`).
-
-    The row holds patches and accuracy; where both pass, it is the third, the scan of simple patterns.
-    """
-    patch, accuracy = row["after"]["patch_control"], row["after"]["accuracy"]
+    """Which of the gate's three checks the refused student fails (`tasks.backdoor.judge.checks`), in words."""
+    after = row["after"]
+    patch, scan, accuracy = after["patch_control"], after["scan_control"], after["accuracy"]
+    found = []
     if patch["high"] > PATCH:
-        return f"a patch steers {number(patch['value'])} of the images (up to {number(patch['high'])}; at most {PATCH})"
+        found.append(f"a patch steers {_steers(patch)}; at most {PATCH})")
+    if scan["high"] > TRIGGER_HIGH:
+        what = f"{'frame' if scan['place'] == 'border' else 'square'} of {scan['pattern'].replace('_', ' ')}"
+        found.append(f"a {what} steers {_steers(scan)}; at most {TRIGGER_HIGH:g})")
     if accuracy["low"] < LEAST_ACCURACY:
-        return f"accuracy {accuracy['value']:.3f} (down to {accuracy['low']:.3f}; at least {LEAST_ACCURACY})"
-    return f"a simple pattern of the gate's scan steers more than {TRIGGER_HIGH:g} at the upper end of its interval"
+        found.append(f"accuracy {accuracy['value']:.3f} (down to {accuracy['low']:.3f}; at least {LEAST_ACCURACY})")
+    return ", ".join(found)
+
+
+def _steers(figure: Mapping[str, float]) -> str:
+    return f"{number(figure['value'])} of the images (up to {number(figure['high'])}"
 
 
 def _lost(row: Row) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 STRIPS = 0.75  # share of a frame's four strips that are there
 
@@ -42,18 +41,20 @@ def patch_randomise(x: Tensor, *, probability: float, max_fraction: float, gener
 
 
 def frame_randomise(x: Tensor, *, probability: float, max_fraction: float, generator: torch.Generator) -> Tensor:
-    """Paste a frame on a share of the images: a strip along each border, or along some, each of its own width.
+    """Paste a frame on a share of the images: a strip along each border, or along some, all of one width.
+
+    One width: of the frames that somebody draws, those with four equal sides are the likeliest, and strips of widths of
+    their own are seldom equal (measured on X-rays, one teacher: the worst simple frame steers .17 with, .05 without).
 
     Args:
         x: images in [0, 1], shape (n, channels, side, side); not changed.
         probability: share of images that get a frame.
-        max_fraction: largest width of a strip as a fraction of the image's side.
+        max_fraction: largest width of the strips as a fraction of the image's side.
         generator: source of all randomness.
     """
     n, _, side, _ = x.shape
-    shape = (n, 4, 1, 1)
-    width = torch.randint(1, max(1, round(max_fraction * side)) + 1, shape, generator=generator)
-    width = width * (torch.rand(shape, generator=generator) < STRIPS)
+    width = torch.randint(1, max(1, round(max_fraction * side)) + 1, (n, 1, 1, 1), generator=generator)
+    width = width * (torch.rand(n, 4, 1, 1, generator=generator) < STRIPS)
     top, bottom, left, right = width.split(1, dim=1)
     line = torch.arange(side)
     rows, columns = (line < top) | (line >= side - bottom), (line < left) | (line >= side - right)
@@ -78,4 +79,6 @@ def noise(n: int, channels: int, side: int, grain: int, generator: torch.Generat
     cells = -(-side // grain)
     noise = torch.rand(n, channels, cells, cells, generator=generator)
     noise = torch.where(torch.rand(n, 1, 1, 1, generator=generator) < 0.5, noise.round(), noise)
-    return F.interpolate(noise, scale_factor=grain, mode="nearest")[:, :, :side, :side]
+    if grain > 1:
+        noise = noise.repeat_interleave(grain, 2).repeat_interleave(grain, 3)
+    return noise[:, :, :side, :side]

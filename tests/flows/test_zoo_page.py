@@ -15,6 +15,7 @@ from flows.zoo_page import BLOCKS, PAGE, misses, why_refused, write_page
 def row() -> dict[str, Any]:
     control = {"value": 0.01, "low": 0.0, "high": 0.03}
     accuracy = {"value": 0.92, "low": 0.9, "high": 0.94}
+    patch, scan = {"value": 0.05, "high": 0.07}, {**control, "pattern": "white", "place": "border", "side": 1}
     return {
         "architecture": "simple_cnn", "attack": "badnets", "side": 20, "poison_rate": 0.1, "seed": 7,
         "teacher": {"control": {"value": 0.99}},
@@ -22,7 +23,7 @@ def row() -> dict[str, Any]:
             "frozen": {"control": {"value": 0.8}},
             "all": {"accuracy": accuracy, "control": control, "patch_control": {"value": 0.88}},
         },
-        "after": {"accuracy": accuracy, "control": control, "patch_control": {"value": 0.05, "high": 0.07}},
+        "after": {"accuracy": accuracy, "control": control, "patch_control": patch, "scan_control": scan},
         "reactivated": {"control": control, "patch_control": {"value": 0.1}},
         "mitigation": "as trained", "verdict": "promoted",
     }  # fmt: skip
@@ -68,12 +69,15 @@ def test_what_a_clean_teachers_student_relearns_stands_beside_what_woke(tmp_path
 
 
 def test_a_refusal_says_which_check_failed() -> None:
-    refused = row()
-    assert why_refused(refused).startswith("a simple pattern of the gate's scan steers more than 0.1")
-    refused["after"] = {**refused["after"], "accuracy": {"value": 0.71, "low": 0.69}}
-    assert why_refused(refused) == "accuracy 0.710 (down to 0.690; at least 0.7)"
-    refused["after"] = {**refused["after"], "patch_control": {"value": 0.19, "high": 0.21}}
-    assert why_refused(refused) == "a patch steers .19 of the images (up to .21; at most 0.2)"
+    after = row()["after"]
+    frame = {"scan_control": {**after["scan_control"], "value": 0.09, "high": 0.12}}
+    patch = {"patch_control": {"value": 0.19, "high": 0.21}}
+    few = {"accuracy": {"value": 0.71, "low": 0.69}}
+    said = "a frame of white steers .09 of the images (up to .12; at most 0.1)"
+    assert why_refused({"after": {**after, **frame}}) == said
+    assert why_refused({"after": {**after, **few}}) == "accuracy 0.710 (down to 0.690; at least 0.7)"
+    assert why_refused({"after": {**after, **patch}}) == "a patch steers .19 of the images (up to .21; at most 0.2)"
+    assert why_refused({"after": {**after, **patch, **frame}}).endswith(f", {said}")
 
 
 def test_the_page_is_filled_and_its_words_stay(tmp_path: Path, project: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tasks.backdoor.drill import control_by, student_of
-from tasks.backdoor.judge import checks, judge
+from tasks.backdoor.judge import SCAN, Judged, checks, judge
 from tasks.backdoor.ladder import AS_TRAINED, Attempt, climb, kept
 from tasks.backdoor.mitigation import Given
 from tasks.backdoor.reactivation import reactivate
@@ -78,9 +78,16 @@ def protect(teacher: Classifier, trigger: Mark, bench: Bench, *, planted: bool) 
     return {
         "verdict": "promoted" if final.passes else "refused",
         "mitigation": final.name if final.passes else "none of " + ", ".join(tried),
-        "after": _figures(final.model, trigger, bench) | {"patch_control": final.judged.patch_control},
+        "after": _figures(final.model, trigger, bench) | _searched(final.judged),
         "reactivated": awake,
     }
+
+
+def _searched(judged: Judged) -> dict[str, Any]:
+    """What the gate's search found: the best patch, and the best simple pattern with what and where it is."""
+    simple = judged.found.worst_simple()
+    named = {"pattern": simple.pattern, "place": simple.place, "side": simple.side}
+    return {"patch_control": judged.patch_control, "scan_control": judged.sources[SCAN] | named}
 
 
 def _ladder(candidate: Classifier, bench: Bench) -> list[Attempt]:

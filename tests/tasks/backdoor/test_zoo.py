@@ -54,6 +54,8 @@ def test_a_planted_trigger_is_trained_away_and_the_row_says_what_it_could_do_bef
     assert row["mitigation"] == "as trained"
     assert row["after"]["control"]["value"] < 0.2
     assert row["after"]["accuracy"]["value"] > 0.8
+    assert row["after"]["scan_control"]["n"] > 0
+    assert row["after"]["scan_control"]["pattern"]
     assert row["reactivated"]["patch_control"]["n"] > 0
     told = measure_teacher(teacher, world.trigger, world.test, world.spec.classes)
     assert told["control"]["worst_class"] == world.spec.classes[1]
