@@ -18,6 +18,7 @@ from flows.zoo_cells import STORE, VERSION, Awoken, Outvoted, Taught, work
 from flows.zoo_detection import detect
 from flows.zoo_page import TRIGGER, write_page
 from flows.zoo_pipeline import Results, by_teacher, send
+from flows.zoo_table import RECIPE, merged, standing, unmeasured
 from tasks.backdoor.judge import thresholds
 from tasks.backdoor.zoo.plan import CLEAN, SIZES, ZooTeacher, clean_beside, unnamed, zoo
 from tasks.params import Params
@@ -39,9 +40,10 @@ def run_zoo(context: Context, options: argparse.Namespace) -> None:
     if options.only == "unnamed":
         _unnamed(context, seed, options)
         return
-    teachers = zoo(prepare_data(context), params.data.image_size, seed)
-    if options.architecture:
-        teachers = [t for t in teachers if t.architecture == options.architecture]
+    planned = zoo(prepare_data(context), params.data.image_size, seed)
+    teachers = [t for t in planned if options.architecture in (None, t.architecture)]
+    if options.missing:
+        teachers = unmeasured(teachers, standing(MITIGATION, params.student.model_dump(mode="json")))
     bench = Bench(context, work, STORE, VERSION, options.workers)
     taught = by_teacher(bench.run([Taught(t) for t in teachers], "teachers"))
     if options.only == "detect":
@@ -51,7 +53,7 @@ def run_zoo(context: Context, options: argparse.Namespace) -> None:
     elif options.only == "ensembles":
         _outvote(bench, teachers, taught, options)
     elif not options.only:
-        _protect(bench, teachers, taught, options)
+        _protect(bench, planned, [t for t in teachers if t in taught], taught, options)
     bench.close()
 
 
@@ -65,27 +67,32 @@ def _unnamed(context: Context, seed: int, options: argparse.Namespace) -> None:
         "title": "Marks that nothing in the pipeline was chosen on, through vet and the gate",
         "command": f"{_command(options)} --only unnamed",
         "hardware": hardware(),
-        "student": context.params.student.model_dump(mode="json"),
+        RECIPE: context.params.student.model_dump(mode="json"),
     }
     for rows in zoo_unnamed.measure(bench, teachers, student, limits):
         keep(UNNAMED, _table(rows, limits, options) | about, write_page)
     bench.close()
 
 
-def _protect(bench: Bench, teachers: Sequence[ZooTeacher], taught: Results, options: argparse.Namespace) -> None:
-    """The table of mitigation, written anew after every few teachers."""
+def _protect(
+    bench: Bench,
+    planned: Sequence[ZooTeacher],
+    teachers: Sequence[ZooTeacher],
+    taught: Results,
+    options: argparse.Namespace,
+) -> None:
+    """The table of mitigation, written anew after every few teachers, backdoored ones first."""
     params, limits = bench.context.params, thresholds(decide(bench.context.params.risk))
-    section = params.backdoor.model_dump_json()
-    rows: list[dict[str, Any]] = []
-    step = options.workers * 2
+    section, recipe = params.backdoor.model_dump_json(), params.student.model_dump(mode="json")
+    rows, step = standing(MITIGATION, recipe), options.workers * 2
+    teachers = sorted(teachers, key=lambda t: t.attack == CLEAN)
     for begin in range(0, len(teachers), step):
         some = teachers[begin : begin + step]
         done = send(bench, some, {t: _student(params, t) for t in some}, limits)
-        added = {t: _row(t, taught[t], protected) for t, protected in done.items() if t in taught}
+        added = {t: _row(t, taught[t], protected) for t, protected in done.items()}
         _awake(bench, added, section)
-        rows += added.values()
-        table = _table(rows, limits, options) | {"student": params.student.model_dump(mode="json")}
-        keep(MITIGATION, table, write_page)
+        rows = merged(rows, added.values(), planned)
+        keep(MITIGATION, _table(rows, limits, options) | {RECIPE: recipe}, write_page)
 
 
 def _awake(bench: Bench, rows: Results, section: str) -> None:
@@ -154,6 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = command_line("zoo", __doc__)
     parser.add_argument("--only", choices=("teachers", "detect", "ensembles", "unnamed"), help=ONLY)
     parser.add_argument("--architecture", choices=tuple(SIZES))
+    parser.add_argument("--missing", action="store_true", help="only teachers without a row by the recipe in force")
     parser.add_argument("--draw", type=int, default=0, help="another draw of the same plan, with seeds of its own")
     options = parser.parse_args(argv)
     start("zoo", options, lambda context: run_zoo(context, options))

@@ -50,17 +50,22 @@ def misses(row: Row) -> list[str]:
 
 
 def why_refused(row: Row) -> str:
-    """Which of the gate's three checks the refused student fails (`tasks.backdoor.judge.checks`), in words."""
+    """Which of the gate's three checks the refused student fails (`tasks.backdoor.judge.checks`), in words.
+
+    Older rows hold no figure of the scan: where patch and accuracy pass, it is what failed.
+    """
     after = row["after"]
-    patch, scan, accuracy = after["patch_control"], after["scan_control"], after["accuracy"]
+    patch, scan, accuracy = after["patch_control"], after.get("scan_control"), after["accuracy"]
     found = []
     if patch["high"] > PATCH:
         found.append(f"a patch steers {_steers(patch)}; at most {PATCH})")
-    if scan["high"] > TRIGGER_HIGH:
+    if scan and scan["high"] > TRIGGER_HIGH:
         what = f"{'frame' if scan['place'] == 'border' else 'square'} of {scan['pattern'].replace('_', ' ')}"
         found.append(f"a {what} steers {_steers(scan)}; at most {TRIGGER_HIGH:g})")
     if accuracy["low"] < LEAST_ACCURACY:
         found.append(f"accuracy {accuracy['value']:.3f} (down to {accuracy['low']:.3f}; at least {LEAST_ACCURACY})")
+    if not found:
+        found = [f"a simple pattern of the gate's scan steers more than {TRIGGER_HIGH:g} at its interval's upper end"]
     return ", ".join(found)
 
 
