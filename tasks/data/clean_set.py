@@ -41,7 +41,8 @@ def read_clean_set(
     if missing := [c for c in classes if label_key(c) not in counts]:
         raise GatehouseError(
             f"{root} has no images of the teacher's class {missing[0]!r}; it needs a folder for each of "
-            f"{', '.join(classes)}, and has {', '.join(sorted(counts))}."
+            f"{', '.join(classes)}, and has {', '.join(sorted(counts))}. A card that gives a number of classes alone "
+            "can list their names instead, in the order of its outputs."
         )
     if strange := sorted(counts.keys() - known.keys()):
         raise GatehouseError(
