@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 
 from flows.pages import fill, grid, number
+from flows.zoo_table import RECIPE
 from tasks.backdoor.zoo.plan import CLEAN, UNNAMED, zoo
 from tasks.files import read_json
 
@@ -17,6 +18,7 @@ NETWORKS = {"simple_cnn": "CNN", "resnet18": "ResNet-18"}
 # control, before and after the re-activation test.
 TRIGGER, TRIGGER_HIGH, PATCH = 0.05, 0.10, 0.20
 LEAST_ACCURACY = 0.7  # of the gate, as the policy of the table has it
+OLDER = "†"  # beside rows by another recipe than the table's
 Row = dict[str, Any]
 Tables = Mapping[str, Sequence[Row]]
 
@@ -116,14 +118,21 @@ def _state(tables: Tables) -> str:
             f"patches that steer {number(min(patches))} to {number(max(patches))}. After the pipeline the best patch "
             f"found steers {number(min(after))} to {number(max(after))}."
         )
+    if older := [r for r in rows if RECIPE in r]:
+        keys = sorted({f"`student.{key}` {value or 'off'}" for r in older for key, value in r[RECIPE].items()})
+        lines.append(f"\n{OLDER} {len(older)} rows are of an earlier recipe: {', '.join(keys)}.")
     return "\n".join(lines)
 
 
 def _name(row: Row) -> str:
     if row["attack"] == CLEAN:
-        return f"{NETWORKS[row['architecture']]}, clean, seed {row['seed']}"
+        return f"{_network(row)}, clean, seed {row['seed']}"
     side = "whole image" if row["side"] == 224 else f"{row['side']} px"
-    return f"{NETWORKS[row['architecture']]}, {row['attack']} {side}, {row['poison_rate']:g}, seed {row['seed']}"
+    return f"{_network(row)}, {row['attack']} {side}, {row['poison_rate']:g}, seed {row['seed']}"
+
+
+def _network(row: Row) -> str:
+    return NETWORKS[row["architecture"]] + (f" {OLDER}" if RECIPE in row else "")
 
 
 def _backdoored(tables: Tables) -> str:
@@ -137,7 +146,7 @@ def _backdoored(tables: Tables) -> str:
         before, after, awake = r["before"], r["after"], r["reactivated"]
         lines.append(
             (
-                NETWORKS[r["architecture"]], r["attack"], str(r["side"]), f"{r['poison_rate']:g}",
+                _network(r), r["attack"], str(r["side"]), f"{r['poison_rate']:g}",
                 number(r["teacher"]["control"]["value"]), number(before["frozen"]["control"]["value"]),
                 number(before["all"]["accuracy"]["value"]), number(before["all"]["control"]["value"]),
                 number(before["all"]["patch_control"]["value"]), number(after["accuracy"]["value"]),
@@ -156,7 +165,7 @@ def _clean(tables: Tables) -> str:
     )  # fmt: skip
     lines = [
         (
-            NETWORKS[r["architecture"]], str(r["seed"]), number(r["before"]["all"]["accuracy"]["value"]),
+            _network(r), str(r["seed"]), number(r["before"]["all"]["accuracy"]["value"]),
             number(r["after"]["accuracy"]["value"]), number(r["after"]["control"]["value"]),
             number(r["after"]["patch_control"]["value"]), r["mitigation"], r["verdict"],
         )

@@ -80,6 +80,16 @@ def test_a_refusal_says_which_check_failed() -> None:
     assert why_refused({"after": {**after, **patch, **frame}}).endswith(f", {said}")
 
 
+def test_rows_of_an_earlier_recipe_are_marked(tmp_path: Path) -> None:
+    page, older = tmp_path / "page.md", row() | {"student": {"frame_probability": None, "epochs": 10}}
+    page.write_text("<!-- state -->\n<!-- end state -->\n<!-- backdoored -->\n<!-- end backdoored -->\n")
+    (tmp_path / "mitigation.json").write_text(json.dumps({"rows": [row(), older]}))
+    write_page(tmp_path, page)
+    text = page.read_text()
+    assert "† 1 rows are of an earlier recipe: `student.epochs` 10, `student.frame_probability` off." in text
+    assert text.count("| CNN † | badnets") == text.count("| CNN | badnets") == 1
+
+
 def test_the_page_is_filled_and_its_words_stay(tmp_path: Path, project: Path) -> None:
     page, table = tmp_path / "protection.md", tmp_path / "mitigation.json"
     page.write_text((project / PAGE).read_text())
