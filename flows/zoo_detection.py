@@ -6,20 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from flows import vet, vetting
 from flows.cells import cell_key
+from flows.offering import class_folders, offered
 from flows.stage import Context
 from flows.study_cells import hardware, study_data
 from flows.zoo_cells import STORE, VERSION, spec_of, teacher_of, work
 from tasks.backdoor.zoo.detection import summary
 from tasks.backdoor.zoo.plan import CLEAN, ZooTeacher
-from tasks.files import read_json, sha256_bytes, writing
-from tasks.models.checkpoints import to_bytes
-from tasks.teachers.card import Card, Normalisation, ProviderCard, TrainingDataCard
-from tasks.teachers.offers import CARD, write_offer
+from tasks.files import read_json
+from tasks.teachers.offers import CARD
 
 IMAGES = 600
 REPORTS = "2"  # of vet's report; raise it when its code changes what a report says of the same scores
@@ -32,7 +28,7 @@ def detect(context: Context, teachers: Sequence[ZooTeacher], *, workers: int) ->
         out = STORE / "vetted" / cell_key(teacher, work, f"{VERSION} {vetting.VERSION} {REPORTS}") / "vet.json"
         if not out.exists():
             vet.vet(
-                _offer(teacher) / CARD, _clean_set(teacher, context.params.run.seed), out,
+                _card(teacher), _clean_set(teacher, context.params.run.seed), out,
                 images=IMAGES, seed=context.params.run.seed, clean=vetting.CLEAN, canaries=vetting.CANARIES,
                 workers=workers, console=context.console,
             )  # fmt: skip
@@ -64,31 +60,10 @@ def _row(teacher: ZooTeacher, found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _offer(teacher: ZooTeacher) -> Path:
-    """The teacher as somebody would offer it: weights and a card, written once."""
+def _card(teacher: ZooTeacher) -> Path:
+    """Of the teacher as somebody would offer it, written once."""
     folder = STORE / "offers" / cell_key(teacher, work, VERSION)
-    if not folder.exists():
-        model, spec = teacher_of(teacher)[0], spec_of(teacher)
-        weights = to_bytes(model)
-        card = Card(
-            name="teacher",
-            architecture=spec.architecture,
-            file="weights.safetensors",
-            sha256=sha256_bytes(weights),
-            format="safetensors",
-            provider=ProviderCard(name="somebody"),
-            licence="Apache-2.0",
-            public=False,
-            training_data=TrainingDataCard(name="not disclosed", disclosed=False),
-            classes=spec.classes,
-            channels=3 if spec.channels == 3 else 1,
-            image_size=spec.image_size,
-            normalisation=Normalisation(mean=spec.mean, sd=spec.sd),
-            advised_freeze="none",
-        )
-        with writing(folder) as temporary:
-            write_offer(temporary, card, weights, signed=False)
-    return folder
+    return folder / CARD if folder.exists() else offered(folder, teacher_of(teacher)[0], spec_of(teacher))
 
 
 def _clean_set(teacher: ZooTeacher, seed: int) -> Path:
@@ -96,10 +71,5 @@ def _clean_set(teacher: ZooTeacher, seed: int) -> Path:
     root = STORE / "clean_set" / teacher.data
     if not root.exists():
         task, _ = study_data(teacher.data)
-        images, labels = task.part("val", IMAGES, seed)
-        with writing(root) as temporary:
-            for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-                file = temporary / task.classes[label] / f"{i:04d}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)).save(file)
+        class_folders(root, *task.part("val", IMAGES, seed), task.classes)
     return root
