@@ -1,4 +1,4 @@
-"""docs/detection.md: its words are written by hand, its figures by this module, from zoo.json and filter.json."""
+"""docs/detection.md: words by hand, figures by this module, from zoo.json, filter.json and vet_digits.json."""
 
 from __future__ import annotations
 
@@ -18,11 +18,8 @@ FILTERS = {"deviation": "feature deviation", "scaling": "amplification", "strip"
 
 def write_page(reports: Path, page: Path = PAGE) -> None:
     """Fill the page from the tables that are there."""
-    fill(
-        page,
-        BLOCKS,
-        {t: read_json(reports / f"{t}.json") for t in ("zoo", "filter") if (reports / f"{t}.json").exists()},
-    )
+    names = ("zoo", "filter", "vet_digits")
+    fill(page, BLOCKS, {t: read_json(f) for t in names if (f := reports / f"{t}.json").exists()})
 
 
 def _share(figures: dict[str, Any]) -> str:
@@ -108,9 +105,30 @@ def _filters(tables: Tables) -> str:
     )
 
 
+def _digits(tables: Tables) -> str:
+    if not (table := tables.get("vet_digits")):
+        return "Not measured yet."
+    rows = [
+        (
+            r["attack"].replace("_", " "), str(r["side"] or "–"), f"{r['poison_rate']:g}", f"{r['accuracy']:.3f}",
+            "–" if r["control"] is None else number(r["control"]), number(r["score"]), r["verdict"],
+        )
+        for r in sorted(table["rows"], key=lambda r: (r["backdoored"], r["score"]))
+    ]  # fmt: skip
+    own = table["summary"][COMBINED]
+    said = (
+        f"{len(table['rows'])} of {table['planned']} teachers: an AUC of {_share(own['auc'])}; "
+        f"{_share(own['detected'])} of the backdoored and {_share(own['false_alarms'])} of the clean ones are called "
+        "tampered."
+    )
+    header = ("attack", "side of 32", "poison", "accuracy", "control in the teacher", "score", "verdict")
+    return f"{said}\n\n{grid(header, rows)}"
+
+
 BLOCKS: Mapping[str, Callable[[Tables], str]] = {
     "state": _state,
     "detectors": _detectors,
     "escaped": _escaped,
+    "digits": _digits,
     "filters": _filters,
 }

@@ -55,10 +55,18 @@ def test_both_tables_fill_the_page(tmp_path: Path, project: Path) -> None:
     assert "The verdict on the others: 2 inconclusive." in text
     assert text.index("| 0.20 |") < text.index("| 0.90 |"), "the least suspected comes first"
     assert "The most suspected clean teacher scores 0.10" in text
-    assert text.count("Not measured yet.") == 1
+    assert text.count("Not measured yet.") == 2
+    figures = {"value": 0.9, "low": 0.8, "high": 1.0}
+    own = {"vet": {"auc": figures, "detected": figures, "false_alarms": figures}}
+    clean = {"attack": "clean", "side": 0, "poison_rate": 0.0, "accuracy": 0.99, "control": None, "backdoored": False}
+    planted = clean | {"attack": "one_pixel", "poison_rate": 0.1, "control": 0.8, "backdoored": True}
+    rows = [planted | {"score": 0.7, "verdict": "tampered"}, clean | {"score": 0.01, "verdict": "no sign"}]
+    (tmp_path / "vet_digits.json").write_text(json.dumps({"rows": rows, "planned": 18, "summary": own}))
     (tmp_path / "filter.json").write_text(json.dumps(FILTER))
     write_page(tmp_path, page)
     text = page.read_text()
     assert "| feature deviation | .97 | .91 | 8 of 8 | .03 | .05 | .90 |" in text
     assert "12 of 18 planned teachers done" in text
+    assert "2 of 18 teachers: an AUC of .90 [.80, 1.00]; .90 [.80, 1.00] of the backdoored" in text
+    assert "| clean | – | 0 | 0.990 | – | .01 | no sign |\n| one pixel | – | 0.1 | 0.990 | .80 | .70 |" in text
     assert all(f"<!-- end {name} -->" in text for name in BLOCKS)
