@@ -35,9 +35,10 @@ MODELS = Path("models/drill")
 REPORT = Path("reports/drill.json")
 VALIDATION_IMAGES = 150
 FEW_HELD_OUT = 200
-# Large data sets are sampled: the drill compares models with each other, and the gate measures the candidate on all.
+# Large sets of the teacher's are sampled. Students are judged on all test images, as the gate judges the candidate: on
+# fewer, wider intervals would accuse clean students of what the gate would let pass.
 TEACHER_IMAGES = 2000
-HELD_OUT = 600
+TEACHER_HELD_OUT = 600
 T = TypeVar("T")
 
 
@@ -88,12 +89,12 @@ def _ground(params: Params) -> Ground:
         spec=record.spec,
         classes=student_task.classes,
         teacher_train=teacher_task.part("train", TEACHER_IMAGES, seed),
-        teacher_val=teacher_task.part("val", HELD_OUT, seed),
-        teacher_test=teacher_task.part("test", HELD_OUT, seed),
+        teacher_val=teacher_task.part("val", TEACHER_HELD_OUT, seed),
+        teacher_test=teacher_task.part("test", TEACHER_HELD_OUT, seed),
         train=student_task.part("train", params.drill.student_images, seed),
         val=student_task.part("val", VALIDATION_IMAGES, seed),
         search=student_task.part("val", params.backdoor.search_images, seed),
-        test=student_task.part("test", HELD_OUT, seed),
+        test=student_task.part("test"),
         few=student_task.part("test", FEW_HELD_OUT, seed),
         recipe=recipe.model_copy(update={"epochs": params.drill.student_epochs}),
         plain=recipe.undefended(),
