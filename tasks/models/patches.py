@@ -44,7 +44,8 @@ def frame_randomise(x: Tensor, *, probability: float, max_fraction: float, gener
     """Paste a frame on a share of the images: a strip along each border, or along some, all of one width.
 
     One width: of the frames that somebody draws, those with four equal sides are the likeliest, and strips of widths of
-    their own are seldom equal (measured on X-rays, one teacher: the worst simple frame steers .17 with, .05 without).
+    their own are seldom equal (X-rays, one clean teacher: the worst simple frame steered .17 of the student's images with
+    such strips on a fifth of the images, .05 with one width on two fifths).
 
     Args:
         x: images in [0, 1], shape (n, channels, side, side); not changed.
