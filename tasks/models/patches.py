@@ -43,9 +43,9 @@ def patch_randomise(x: Tensor, *, probability: float, max_fraction: float, gener
 def frame_randomise(x: Tensor, *, probability: float, max_fraction: float, generator: torch.Generator) -> Tensor:
     """Paste a frame on a share of the images: a strip along each border, or along some, all of one width.
 
-    One width: of the frames that somebody draws, those with four equal sides are the likeliest, and strips of widths of
-    their own are seldom equal (X-rays, one clean teacher: the worst simple frame steered .17 of the student's images with
-    such strips on a fifth of the images, .05 with one width on two fifths).
+    One width: of the frames that somebody draws, those with four equal sides are the likeliest, and strips of widths
+    of their own are seldom equal (X-rays, one clean teacher: the worst simple frame steered .17 of the student's images
+    with such strips on a fifth of the images, .05 with one width on two fifths).
 
     Args:
         x: images in [0, 1], shape (n, channels, side, side); not changed.
