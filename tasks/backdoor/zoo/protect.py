@@ -78,6 +78,7 @@ def protect(teacher: Classifier, trigger: Mark, bench: Bench, *, planted: bool) 
     return {
         "verdict": "promoted" if final.passes else "refused",
         "mitigation": final.name if final.passes else "none of " + ", ".join(tried),
+        "tried": [{"name": a.name, "passes": a.passes} | _searched(a.judged) for a in attempts],
         "after": _figures(final.model, trigger, bench) | _searched(final.judged),
         "reactivated": awake,
     }

@@ -66,4 +66,6 @@ def test_what_cannot_be_made_safe_is_refused_and_the_row_names_what_was_tried(wo
     row = protect(world.clean, world.trigger, bench(world, patch_control=-1.0), planted=False)
     assert row["verdict"] == "refused"
     assert row["mitigation"] == "none of as trained, unlearning"
+    assert [(t["name"], t["passes"]) for t in row["tried"]] == [("as trained", False), ("unlearning", False)]
+    assert row["tried"][0]["patch_control"] == row["after"]["patch_control"]
     assert set(unprotected(world.clean, world.trigger, bench(world), planted=False)["before"]) == {"all"}
