@@ -29,7 +29,7 @@ def table() -> dict[str, Any]:
         "seeds": 1,
         "image_size": params.data.image_size,
         "hardware": f"{os.cpu_count()} cores {platform.machine()}, no GPU, {params.run.threads} thread(s) a stage",
-        "seconds": {s["name"]: s["seconds"] for s in summary["stages"]} | {"whole run": summary["seconds"]},
+        "seconds": _seconds(summary),
         "decision": summary["promotion"]["decision"],
         "reasons": [r["sentence"] for r in summary["promotion"]["reasons"]],
         "overlap_with_teacher": read_json(REPORTS / "data.json")["overlap"],
@@ -37,6 +37,12 @@ def table() -> dict[str, Any]:
         "freeze": read_json(REPORTS / "drill.json")["freeze"],
         "gates": [_gate(path) for path in sorted(GATES_FOLDER.glob("*.json"))],
     }
+
+
+def _seconds(summary: dict[str, Any]) -> dict[str, float]:
+    """Of the stages that ran, and of the whole run where none was skipped because nothing had changed."""
+    ran = {s["name"]: s["seconds"] for s in summary["stages"] if not s["skipped"]}
+    return ran | ({"whole run": summary["seconds"]} if len(ran) == len(summary["stages"]) else {})
 
 
 def _candidate(name: str) -> dict[str, Any]:
