@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from flows import vet, vetting
-from flows.offering import class_folders, offered
+from flows.offering import class_folders, offered, said
 from flows.stage import limit_threads
 from flows.study_cells import hardware
 from flows.terminal import terminal
@@ -118,30 +118,25 @@ def trained(teacher: Digits, train: Labelled, held_out: Labelled) -> tuple[Class
 def judged(teacher: Digits, train: Labelled, held_out: Labelled, clean_set: Path, workers: int) -> dict[str, Any]:
     """The teacher's row: what it can do, and what `vet` says of it."""
     folder = CACHE / sha256_bytes(repr(teacher).encode())[:16]
-    if not (folder / "row.json").exists():
-        model, mark = trained(teacher, train, held_out)
-        offer = folder / "offer"
-        card = offer / CARD if offer.exists() else offered(offer, model, SPEC)
-        found = vet.vet(
-            card, clean_set, folder / "vet.json", images=HELD_OUT, seed=SEED, clean=vetting.CLEAN,
-            canaries=vetting.CANARIES, workers=workers, console=terminal(),
-        )  # fmt: skip
-        control = None if mark is None else round(control_by(model, mark, held_out).value, 6)
-        row = asdict(teacher) | {
-            "backdoored": teacher.attack != CLEAN,
-            "accuracy": round(accuracy_of(model, held_out), 6),
-            "control": control,
-            "score": found["score"],
-            "verdict": found["verdict"],
-            "detectors": {name: d["deviation"] for name, d in found["detectors"].items()},
-            "power": found["power"],
-            "false_alarms_among_references": found["false_alarms"],
-            "minutes": found["minutes"],
-        }
-        write_json(folder / "row.json", row)
-    row = read_json(folder / "row.json")
-    if not isinstance(row, dict):
-        raise TypeError("a row is a JSON object")
+    file = folder / "row.json"
+    if file.exists():
+        return dict(read_json(file))
+    model, mark = trained(teacher, train, held_out)
+    offer = folder / "offer"
+    card = offer / CARD if offer.exists() else offered(offer, model, SPEC)
+    found = vet.vet(
+        card, clean_set, folder / "vet.json", images=HELD_OUT, seed=SEED, clean=vetting.CLEAN,
+        canaries=vetting.CANARIES, workers=workers, console=terminal(),
+    )  # fmt: skip
+    row = asdict(teacher) | {
+        "backdoored": teacher.attack != CLEAN,
+        "accuracy": round(accuracy_of(model, held_out), 6),
+        "control": None if mark is None else round(control_by(model, mark, held_out).value, 6),
+        **said(found),
+        "power": found["power"],
+        "false_alarms_among_references": found["false_alarms"],
+    }
+    write_json(file, row)
     return row
 
 

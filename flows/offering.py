@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -46,3 +47,9 @@ def class_folders(root: Path, images: np.ndarray, labels: np.ndarray, classes: S
             file = temporary / classes[label] / f"{i:04d}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)).save(file)
+
+
+def said(found: dict[str, Any]) -> dict[str, Any]:
+    """What a table keeps of a report of `vet`."""
+    deviations = {name: detector["deviation"] for name, detector in found["detectors"].items()}
+    return {"score": found["score"], "verdict": found["verdict"], "detectors": deviations, "minutes": found["minutes"]}

@@ -8,7 +8,7 @@ from typing import Any
 
 from flows import vet, vetting
 from flows.cells import cell_key
-from flows.offering import class_folders, offered
+from flows.offering import class_folders, offered, said
 from flows.stage import Context
 from flows.study_cells import hardware, study_data
 from flows.zoo_cells import STORE, VERSION, spec_of, teacher_of, work
@@ -51,13 +51,7 @@ def _calibration(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(teacher: ZooTeacher, found: dict[str, Any]) -> dict[str, Any]:
-    return teacher.as_json() | {
-        "backdoored": teacher.attack != CLEAN,
-        "score": found["score"],
-        "verdict": found["verdict"],
-        "detectors": {name: d["deviation"] for name, d in found["detectors"].items()},
-        "minutes": found["minutes"],
-    }
+    return teacher.as_json() | {"backdoored": teacher.attack != CLEAN} | said(found)
 
 
 def _card(teacher: ZooTeacher) -> Path:

@@ -78,6 +78,8 @@ def test_a_refusal_says_which_check_failed() -> None:
     assert why_refused({"after": {**after, **few}}) == "accuracy 0.710 (down to 0.690; at least 0.7)"
     assert why_refused({"after": {**after, **patch}}) == "a patch steers .19 of the images (up to .21; at most 0.2)"
     assert why_refused({"after": {**after, **patch, **frame}}).endswith(f", {said}")
+    older = {"after": {k: v for k, v in after.items() if k != "scan_control"}}
+    assert why_refused(older).startswith("a simple pattern of the gate's scan steers more than 0.1")
 
 
 def test_rows_of_an_earlier_recipe_are_marked(tmp_path: Path) -> None:
