@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_log import entry
+from log_tools import entry
 
 from tasks.serving.log import RequestLog, read_history
 from tasks.serving.log.journal import Journal
@@ -19,7 +19,7 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
-from test_log import entry
+from log_tools import entry
 from tasks.serving.log import RequestLog
 
 log = RequestLog(Path("log.db"), max_rows=10_000, max_days=30, journal=Path("pending"))

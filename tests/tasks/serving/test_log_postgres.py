@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 pytest.importorskip("psycopg", reason="the extra `postgres` is not installed")
 
-from test_log import entry
+from log_tools import entry
 
 from tasks.errors import GatehouseError
 from tasks.serving.log import RequestLog, read_history
