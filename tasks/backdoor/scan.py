@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from tasks.backdoor.triggers import Trigger
 from tasks.models.architectures import Classifier
 
 SCAN_IMAGES = 64
-FINALISTS = 5
 
 
 @dataclass(frozen=True)
@@ -46,28 +45,23 @@ class Patch:
 def scan(
     net: Classifier, x: Tensor, labels: np.ndarray, before: np.ndarray, candidates: Sequence[Patch], *, classes: int
 ) -> list[Patch]:
-    """The candidate that raises each class most, in class order: on a few images first, the best five on all.
+    """The candidate that raises each class most, in class order.
+
+    Every candidate is judged on all images: a first choice on 64 of them lost a frame that steered .13 of a student's
+    X-rays, and left one that steered .08.
 
     Args:
         net: in evaluation mode.
         x: float images in [0, 1]; labels: their classes; before: the net's answers to them.
         candidates: not yet judged, as `simple_candidates` and `frames` give them.
     """
-    few = first_of_each_class(labels, SCAN_IMAGES)
-    seen, own, answers = x[few], labels[few], before[few]
-    scanned = np.stack(
-        [class_rises(answers, fast_predictions(net, c.trigger.apply(seen)), own, classes) for c in candidates]
+    reached = np.stack(
+        [class_rises(before, fast_predictions(net, c.trigger.apply(x)), labels, classes) for c in candidates]
     )
-    best = []
-    for c in range(classes):
-        judged = []
-        for i in np.argsort(-scanned[:, c], kind="stable")[:FINALISTS]:
-            after = fast_predictions(net, candidates[i].trigger.apply(x))
-            judged.append((float(class_rises(before, after, labels, classes)[c]), -int(i)))
-        reached, index = max(judged)
-        chosen = candidates[-index]
-        best.append(Patch(c, chosen.trigger, chosen.pattern, chosen.place, chosen.side, reached))
-    return best
+    return [
+        replace(candidates[best], target_class=c, search_control=float(reached[best, c]))
+        for c, best in enumerate(reached.argmax(0))
+    ]
 
 
 def frames(image_size: int, channels: int, *, seed: int) -> list[Patch]:

@@ -12,6 +12,7 @@ from tasks.backdoor.defences.inversion import invert
 from tasks.backdoor.drill import control_by
 from tasks.backdoor.optimise import Start, optimise_patches
 from tasks.backdoor.patterns import PLACES, position, quantise, sides, simple_patterns
+from tasks.backdoor.scan import frames, scan
 from tasks.backdoor.search import Found, search
 from tasks.backdoor.triggers import Trigger
 from tasks.errors import GatehouseError
@@ -64,6 +65,22 @@ def test_a_planted_frame_is_found_and_counts_as_no_square(world) -> None:
     assert found.simple.value >= planted.value - 0.1
     assert (found.worst_simple().place, found.worst_simple().pattern) == ("border", "white")
     assert "border" not in {p.place for p in found.patches}
+
+
+def test_a_frame_that_does_nothing_on_the_first_images_is_not_overlooked(monkeypatch) -> None:
+    """A net by its word: a white frame steers every image from the 65th on, every other frame five of those before."""
+
+    def answers(net: object, x: torch.Tensor) -> np.ndarray:
+        white, framed = x[:, 0, 0].amin(1) == 1, x[:, 0, 0].amax(1) > 0
+        own = x[:, 0, 8, 8]
+        return torch.where(white, own == 0.75, framed & (own == 0.25)).long().numpy()
+
+    x = torch.zeros(96, 1, 16, 16)
+    x[:5, 0, 8, 8], x[64:, 0, 8, 8] = 0.25, 0.75
+    monkeypatch.setattr("tasks.backdoor.scan.fast_predictions", answers)
+    labels, before = np.tile([0, 2], 48), np.zeros(96, int)
+    found = scan(None, x, labels, before, frames(16, 1, seed=0), classes=3)[1]  # type: ignore[arg-type]
+    assert (found.pattern, found.target_class, found.search_control) == ("white", 1, pytest.approx(1 / 3))
 
 
 def test_optimising_alone_finds_a_trigger_that_no_simple_pattern_is(world) -> None:
