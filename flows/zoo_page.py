@@ -7,10 +7,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from flows.pages import fill, grid, number
 from flows.zoo_table import RECIPE
 from tasks.backdoor.zoo.plan import CLEAN, UNNAMED, zoo
 from tasks.files import read_json
+from tasks.stats import bootstrap
 
 PAGE = Path("docs/protection.md")
 NETWORKS = {"simple_cnn": "CNN", "resnet18": "ResNet-18"}
@@ -118,10 +121,26 @@ def _state(tables: Tables) -> str:
             f"patches that steer {number(min(patches))} to {number(max(patches))}. After the pipeline the best patch "
             f"found steers {number(min(after))} to {number(max(after))}."
         )
+    lines += [f"\n{_cost(name, own)}" for name in NETWORKS if (own := [r for r in rows if r["architecture"] == name])]
     if older := [r for r in rows if RECIPE in r]:
         keys = sorted({f"`student.{key}` {value or 'off'}" for r in older for key, value in r[RECIPE].items()})
         lines.append(f"\n{OLDER} {len(older)} rows are of an earlier recipe: {', '.join(keys)}.")
     return "\n".join(lines)
+
+
+def _cost(network: str, rows: Sequence[Row]) -> str:
+    """What the pipeline costs in accuracy over all teachers of one network, promoted or not."""
+    before, after = (
+        np.array([figures["accuracy"]["value"] for figures in column])
+        for column in ([r["before"]["all"] for r in rows], [r["after"] for r in rows])
+    )
+    low, high = bootstrap(np.mean, after - before, seed=0)
+    below = sum(not within_accuracy(r) for r in rows)
+    return (
+        f"Mean accuracy over the teachers, {NETWORKS[network]}: {before.mean():.3f} undefended, "
+        f"{after.mean():.3f} after the pipeline, {(after - before).mean():+.3f} [{low:+.3f}, {high:+.3f}]; {below} of "
+        f"{len(rows)} end below the undefended student's own interval."
+    )
 
 
 def _name(row: Row) -> str:

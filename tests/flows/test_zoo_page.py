@@ -68,6 +68,18 @@ def test_what_a_clean_teachers_student_relearns_stands_beside_what_woke(tmp_path
     assert "CNN, clean, seed 11: accuracy 0.850, 0.050 below the interval of 0.920." in text
 
 
+def test_what_accuracy_the_pipeline_costs_is_told_for_each_network(tmp_path: Path) -> None:
+    page, better, worse = tmp_path / "page.md", copy.deepcopy(row()), copy.deepcopy(row())
+    better["after"]["accuracy"], worse["after"]["accuracy"] = {"value": 0.93}, {"value": 0.87}
+    page.write_text("<!-- state -->\n<!-- end state -->\n")
+    (tmp_path / "mitigation.json").write_text(json.dumps({"rows": [better, worse, worse]}))
+    write_page(tmp_path, page)
+    text = page.read_text()
+    assert "Mean accuracy over the teachers, CNN: 0.920 undefended, 0.890 after the pipeline, -0.030 [-0.050" in text
+    assert "2 of 3 end below the undefended student's own interval." in text
+    assert "the teachers, ResNet-18" not in text
+
+
 def test_a_refusal_says_which_check_failed() -> None:
     after = row()["after"]
     frame = {"scan_control": {**after["scan_control"], "value": 0.09, "high": 0.12}}
