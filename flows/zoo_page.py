@@ -130,10 +130,8 @@ def _state(tables: Tables) -> str:
 
 def _cost(network: str, rows: Sequence[Row]) -> str:
     """What the pipeline costs in accuracy over all teachers of one network, promoted or not."""
-    before, after = (
-        np.array([figures["accuracy"]["value"] for figures in column])
-        for column in ([r["before"]["all"] for r in rows], [r["after"] for r in rows])
-    )
+    before = np.array([r["before"]["all"]["accuracy"]["value"] for r in rows])
+    after = np.array([r["after"]["accuracy"]["value"] for r in rows])
     low, high = bootstrap(np.mean, after - before, seed=0)
     below = sum(not within_accuracy(r) for r in rows)
     return (

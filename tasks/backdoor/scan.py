@@ -15,8 +15,6 @@ from tasks.backdoor.patterns import PLACES, position, quantise, sides, simple_pa
 from tasks.backdoor.triggers import Trigger
 from tasks.models.architectures import Classifier
 
-SCAN_IMAGES = 64
-
 
 @dataclass(frozen=True)
 class Patch:

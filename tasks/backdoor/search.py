@@ -17,11 +17,13 @@ from tasks.backdoor.control import Control, class_controls, class_rises
 from tasks.backdoor.net import fast_predictions
 from tasks.backdoor.optimise import Optimised, Start, optimise_patches
 from tasks.backdoor.patterns import PLACES, position, quantise
-from tasks.backdoor.scan import SCAN_IMAGES, Patch, first_of_each_class, frames, scan, simple_candidates
+from tasks.backdoor.scan import Patch, first_of_each_class, frames, scan, simple_candidates
 from tasks.backdoor.triggers import Trigger, pixels
 from tasks.errors import GatehouseError
 from tasks.models.architectures import Classifier
 from tasks.models.inference import as_float, frozen_copy, logits
+
+GRID_IMAGES = 64
 
 Labelled = tuple[np.ndarray, np.ndarray]  # uint8 images (n, channels, side, side), int64 labels (n,)
 
@@ -155,7 +157,7 @@ def _grid(
     classes: int,
 ) -> dict[str, tuple[float, ...]]:
     """For every place and class the control, on a few search images, of the start there that came furthest."""
-    few = first_of_each_class(labels, SCAN_IMAGES)
+    few = first_of_each_class(labels, GRID_IMAGES)
     rows = {}
     for place in PLACES:
         row = []

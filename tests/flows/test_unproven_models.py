@@ -127,10 +127,7 @@ def test_a_policy_that_the_answers_do_not_give_promotes_nothing(project: Spoils)
         promotion._policy(load_params())
 
 
-@pytest.mark.parametrize(
-    "attack",
-    [by.swap_the_weights, by.edit_a_gate, by.let_the_key_expire, by.revoke_the_key],
-)
+@pytest.mark.parametrize("attack", [by.swap_the_weights, by.edit_a_gate, by.let_the_key_expire, by.revoke_the_key])
 def test_mlflow_itself_does_not_load_it(project: Spoils, attack: Callable[[Spoils], None]) -> None:
     import mlflow
 
