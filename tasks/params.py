@@ -145,6 +145,7 @@ class Training(Section):
     patch_adversarial: float = Field(default=0.0, ge=0, le=1)  # share of images that may carry a patch of the bank
     patch_adversarial_fraction: float = Field(default=0.125, gt=0, le=0.5)  # side of such a patch, of the image's
     frame_probability: float = Field(default=0.0, ge=0, le=1)  # share of images with a random frame; 0 is off
+    frame_stripes: float = Field(default=0.0, ge=0, le=1)  # share of those frames that are striped or chequered
     overlay_probability: float = Field(default=0.0, ge=0, le=1)  # overlay-randomised training; 0 is off
     overlay_max_opacity: float = Field(default=0.3, gt=0, lt=1)
     adversarial_budget: float = Field(default=0.0, ge=0, lt=1)  # adversarial training, L-infinity in [0, 1]; 0 is off
@@ -167,7 +168,7 @@ class Training(Section):
 
     def undefended(self) -> Training:
         """The recipe without patches, frames and overlays too."""
-        off = ("patch_probability", "patch_adversarial", "frame_probability", "overlay_probability")
+        off = ("patch_probability", "patch_adversarial", "frame_probability", "frame_stripes", "overlay_probability")
         return self.against_backdoors().model_copy(update=dict.fromkeys(off, 0.0))
 
 
@@ -180,7 +181,7 @@ class Student(Training):
     def identity(self) -> str:
         """What decides a student, as JSON for a cell's key: what is switched off decides nothing."""
         off = set() if self.adversarial_budget else {"adversarial_budget", "adversarial_share"}
-        optional = ("neuron_distance", "distillation", "fresh", "frame_probability")
+        optional = ("neuron_distance", "distillation", "fresh", "frame_probability", "frame_stripes")
         off |= {name for name in optional if not getattr(self, name)}
         off |= {"guard"} if self.guard == "none" else set()
         off |= {"defences", "defence_enough"}  # of the lifecycle alone

@@ -31,7 +31,11 @@ def disturb(
         )
     if training.frame_probability:
         changed = frame_randomise(
-            changed, probability=training.frame_probability, max_fraction=FRAME, generator=generator
+            changed,
+            probability=training.frame_probability,
+            max_fraction=FRAME,
+            stripes=training.frame_stripes,
+            generator=generator,
         )
     if bank:
         changed, pasted = bank.paste(changed, y, share=training.patch_adversarial, generator=generator)

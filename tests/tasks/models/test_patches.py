@@ -81,18 +81,45 @@ def test_a_frame_changes_borders_alone(n: int, channels: int, side: int, fractio
     x = torch.rand(n, channels, side, side, generator=torch.Generator().manual_seed(seed)) * 0.5 + 0.25
     before = x.clone()
     generator = torch.Generator().manual_seed(seed)
-    out = frame_randomise(x, probability=1.0, max_fraction=fraction, generator=generator)
+    out = frame_randomise(x, probability=1.0, max_fraction=fraction, stripes=0.5, generator=generator)
     widest = max(1, round(fraction * side))
     assert torch.equal(x, before)
     assert torch.equal(out[..., widest:-widest, widest:-widest], x[..., widest:-widest, widest:-widest])
     assert 0 <= out.min() <= out.max() <= 1
 
 
+def framed(x: torch.Tensor, *, probability: float, stripes: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return frame_randomise(x, probability=probability, max_fraction=0.1, stripes=stripes, generator=generator)
+
+
 def test_strips_come_alone_and_together_on_the_promised_share() -> None:
     x = torch.full((800, 1, 24, 24), 0.37)
-    out = frame_randomise(x, probability=0.5, max_fraction=0.1, generator=torch.Generator().manual_seed(0))
+    out = framed(x, probability=0.5, stripes=0.0)
     strips = torch.stack([out[:, 0, 0, 12], out[:, 0, -1, 12], out[:, 0, 12, 0], out[:, 0, 12, -1]], 1) != 0.37
     # Of the frames, a sixth is cut from another image of this uniform set and shows nothing.
     assert strips.any(1).float().mean().item() == pytest.approx(0.5 * 5 / 6, abs=0.06)
     assert {int(k) for k in strips.sum(1)} == {0, 1, 2, 3, 4}
-    assert torch.equal(frame_randomise(x, probability=0.0, max_fraction=0.1, generator=torch.Generator()), x)
+    assert torch.equal(framed(x, probability=0.0, stripes=0.0), x)
+
+
+def test_striped_frames_are_rows_columns_and_chessboards_of_two_shades_up_to_three_pixels_wide() -> None:
+    x = torch.full((800, 1, 24, 24), 0.37)
+    out = framed(x, probability=1.0, stripes=1.0)
+    tops, lefts = out[:, 0, 0, 4:-4], out[:, 0, 4:-4, 0]  # without the corners, which another strip may hold
+    both = (tops != 0.37).all(1) & (lefts != 0.37).all(1)
+    tops, lefts = tops[both], lefts[both]
+
+    assert max(len(strip.unique()) for strip in (*tops, *lefts)) == 2
+    varied = torch.stack([(strips != strips[:, :1]).any(1) for strips in (tops, lefts)], 1).tolist()
+    kinds = {"rows": [False, True], "columns": [True, False], "chessboard": [True, True]}
+    shares = {kind: varied.count(each) / len(varied) for kind, each in kinds.items()}
+    assert shares == pytest.approx(dict.fromkeys(kinds, 1 / 3), abs=0.08)
+    assert {runs(strip) for strip in tops} == {1, 2, 3, tops.shape[1]}  # rows are of one shade there
+    crisp = ((tops == 0) | (tops == 1)).all(1).float().mean().item()
+    assert crisp == pytest.approx(0.5, abs=0.1)
+
+
+def runs(strip: torch.Tensor) -> int:
+    """The longest run of one shade."""
+    return int(torch.unique_consecutive(strip, return_counts=True)[1].max())
